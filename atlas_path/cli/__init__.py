@@ -1,0 +1,1 @@
+"""The command line: parse, call a stage, return its exit code. Heavy imports stay inside command bodies."""

@@ -1,0 +1,54 @@
+"""`atlas-path`: one command a stage."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from atlas_path import RESEARCH_USE_ONLY, __version__
+from atlas_path.errors import AtlasPathError, ExitCode
+
+app = typer.Typer(
+    name="atlas-path",
+    help=f"Gigapixel medical imaging, end to end on pixels. {RESEARCH_USE_ONLY}",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(f"atlas-path {__version__} (not AtlasPatch). {RESEARCH_USE_ONLY}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options that come before the command."""
+
+
+def main() -> None:
+    """Run the command line; errors a user can act on become one line and an exit code."""
+    try:
+        app()
+    except AtlasPathError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(ExitCode.USAGE)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; run the same command again to go on where it stopped", err=True)
+        sys.exit(ExitCode.INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # a closed pager is not an error
+        sys.exit(ExitCode.OK)
+
+
+if __name__ == "__main__":
+    main()
