@@ -1,0 +1,215 @@
+"""The compressed JPEG tiles of one level, as they lie in the file.
+
+Ingest copies them byte for byte, or decodes them at 1/2, 1/4 or 1/8 for almost nothing. A tile of a TIFF is
+an abbreviated JPEG stream: its tables stand once in the JPEGTables tag, and its colour model in the TIFF's
+photometric tag only. `standalone` puts both where every decoder finds them: the tables behind SOI, the
+colour model in an Adobe APP14 segment (transform 0: RGB, 1: YCbCr; ISO/IEC 10918-6, TIFF Technical Note 2).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import simplejpeg
+
+from atlas_path.errors import UnreadableSlideError
+
+Colour = Literal["rgb", "ycbcr", "gray"]
+Subsampling = Literal["444", "422", "420", "440", "411", "gray"]
+
+SOI = b"\xff\xd8"
+EOI = b"\xff\xd9"
+DECODE_SCALES = (1, 2, 4, 8)
+
+_APP14 = {"rgb": 0, "ycbcr": 1}
+_SUBSAMPLING: dict[tuple[int, int], Subsampling] = {
+    (1, 1): "444",
+    (1, 2): "422",
+    (2, 2): "420",
+    (2, 1): "440",
+    (1, 4): "411",
+}
+
+
+class JpegTiles:
+    """The grid of JPEG tiles of one level. Thread safe and picklable (the file is opened on first use).
+
+    Every tile is `tile_height_px` x `tile_width_px`, those at the right and lower edge too: their pixels
+    beyond `height_px` x `width_px` are padding.
+
+    Args:
+        path: the file that holds the tiles.
+        height_px: height of the level.
+        width_px: width of the level.
+        tile_height_px: height of each tile.
+        tile_width_px: width of each tile.
+        offsets: (rows, cols) int64, first byte of each tile.
+        bytecounts: (rows, cols) int64; 0 where the format stores no tile (background).
+        colour: colour model of the coded components.
+        tables: content of the JPEGTables tag, None where each tile is complete.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        height_px: int,
+        width_px: int,
+        tile_height_px: int,
+        tile_width_px: int,
+        offsets: np.ndarray,
+        bytecounts: np.ndarray,
+        colour: Colour,
+        tables: bytes | None = None,
+    ) -> None:
+        self.path, self.colour, self.tables = path, colour, tables
+        self.height_px, self.width_px = height_px, width_px
+        self.tile_height_px, self.tile_width_px = tile_height_px, tile_width_px
+        self.rows, self.cols = -(-height_px // tile_height_px), -(-width_px // tile_width_px)
+        self.offsets = np.asarray(offsets, np.int64).reshape(self.rows, self.cols)
+        self.bytecounts = np.asarray(bytecounts, np.int64).reshape(self.rows, self.cols)
+        self._prefix = SOI + _adobe(colour) + (_inner(tables) if tables else b"")
+        self._lock = threading.Lock()
+        self._fd: int | None = None
+        self._file_size = 0
+        self.subsampling: Subsampling = self._first_frame()
+
+    def raw(self, row: int, col: int) -> bytes | None:
+        """The tile's bytes exactly as stored; None where the format stores no tile.
+
+        Raises:
+            UnreadableSlideError: the file ends before the tile does, or the bytes are not a JPEG.
+        """
+        count, offset = int(self.bytecounts[row, col]), int(self.offsets[row, col])
+        if count == 0 or offset == 0:
+            return None
+        data = os.pread(self._open(), count, offset)
+        if len(data) != count:
+            raise self._damage(row, col, "lies beyond the end of the file")
+        if data[:2] != SOI:
+            raise self._damage(row, col, "is not a JPEG")
+        return data
+
+    def standalone(self, row: int, col: int) -> bytes | None:
+        """The tile as a complete JPEG any decoder shows in the right colours; None where there is no tile.
+
+        The entropy-coded data are those of the file, untouched.
+        """
+        data = self.raw(row, col)
+        if data is None:
+            return None
+        if data[2:4] in (b"\xff\xe0", b"\xff\xee"):  # a JFIF or Adobe segment of its own could contradict
+            data = _without_app0_app14(data)
+        return self._prefix + data[2:]
+
+    def decode(self, row: int, col: int, scale: int = 1) -> np.ndarray | None:
+        """The tile's pixels (tile_height, tile_width, 3 or 1) uint8; None where there is no tile.
+
+        `scale` 2, 4 or 8 decodes to 1/scale of the size (rounded up) with the scaled inverse DCT.
+
+        Raises:
+            UnreadableSlideError: the tile is damaged; a decoder's warning counts as damage.
+        """
+        data = self.standalone(row, col)
+        if data is None:
+            return None
+        height, width = -(-self.tile_height_px // scale), -(-self.tile_width_px // scale)
+        space = "GRAY" if self.colour == "gray" else "RGB"
+        try:
+            pixels: np.ndarray = simplejpeg.decode_jpeg(
+                data, space, min_height=height if scale > 1 else 0, min_width=width if scale > 1 else 0
+            )
+        except ValueError as error:
+            raise self._damage(row, col, f"does not decode ({error})") from error
+        if pixels.shape[:2] != (height, width):
+            raise self._damage(row, col, f"has {pixels.shape[0]} x {pixels.shape[1]} px")
+        return pixels
+
+    def close(self) -> None:
+        """Close the file; the next read opens it again."""
+        with self._lock:
+            if self._fd is not None:
+                os.close(self._fd)
+                self._fd = None
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_lock": None, "_fd": None}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.Lock()
+
+    def __del__(self) -> None:
+        if getattr(self, "_fd", None) is not None:
+            self.close()
+
+    def _open(self) -> int:
+        with self._lock:
+            if self._fd is None:
+                self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            return self._fd
+
+    def _first_frame(self) -> Subsampling:
+        """Subsampling from the frame header of the first stored tile: the TIFF tag of some makers lies."""
+        if self.colour == "gray":
+            return "gray"
+        for row, col in np.argwhere(self.bytecounts > 0)[:8]:
+            try:
+                data = self.raw(int(row), int(col))
+            except UnreadableSlideError:
+                continue  # reported when this tile is read
+            factors = _sampling_factors(data or b"")
+            if factors is not None:
+                return factors
+        return "444"
+
+    def _damage(self, row: int, col: int, what: str) -> UnreadableSlideError:
+        return UnreadableSlideError(
+            self.path,
+            f"JPEG tile (row {row}, column {col}) {what}",
+            "copy the file again or rescan the slide",
+        )
+
+
+def _adobe(colour: Colour) -> bytes:
+    """An Adobe APP14 segment that states the colour transform; nothing for gray."""
+    if colour == "gray":
+        return b""
+    return b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + bytes([_APP14[colour]])
+
+
+def _inner(tables: bytes) -> bytes:
+    """The table segments between SOI and EOI of a JPEGTables tag."""
+    start = 2 if tables[:2] == SOI else 0
+    stop = len(tables) - 2 if tables[-2:] == EOI else len(tables)
+    return tables[start:stop]
+
+
+def _segments(data: bytes) -> list[tuple[int, int, int]]:
+    """(marker, start, stop) of the header segments up to and with start-of-scan; [] past damage."""
+    found, at = [], 2
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        marker, stop = data[at + 1], at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        found.append((marker, at, stop))
+        if marker == 0xDA:
+            break
+        at = stop
+    return found
+
+
+def _without_app0_app14(data: bytes) -> bytes:
+    segments = _segments(data)
+    kept = [data[start:stop] for marker, start, stop in segments if marker not in (0xE0, 0xEE)]
+    return SOI + b"".join(kept) + (data[segments[-1][2] :] if segments else data[2:])
+
+
+def _sampling_factors(data: bytes) -> Subsampling | None:
+    for marker, start, stop in _segments(data):
+        if marker in (0xC0, 0xC1, 0xC2) and stop - start >= 19:
+            luma, chroma = data[start + 11], data[start + 14]
+            ratio = (luma >> 4) // max(chroma >> 4, 1), (luma & 15) // max(chroma & 15, 1)
+            return _SUBSAMPLING.get((ratio[1], ratio[0]), "444")
+    return None
