@@ -1,8 +1,8 @@
 """The one place where windows, tokens, pixels and micrometres meet.
 
-Storage grid = attention grid: a window is 256 x 256 px and holds 16 x 16 tokens of 16 x 16 px; a window of the
-next scale covers 4 x 4 windows. Everything is addressed as (image, level, window row, window column).
-Pixel coordinates are (y, x) in arrays and (x, y) in files for people (GeoJSON, CSV), as is usual in the field.
+Storage grid = attention grid: a window is 256 x 256 px and holds 16 x 16 tokens of 16 x 16 px; a window of
+the next scale covers 4 x 4 windows. Everything is addressed as (image, level, window row, window column).
+Pixel coordinates are (y, x) in arrays and (x, y) in files for people (GeoJSON, CSV), as usual in the field.
 """
 
 from __future__ import annotations
