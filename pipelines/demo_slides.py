@@ -172,7 +172,7 @@ def _noise(rng: np.random.Generator, cell_px: int) -> Plane:
     """Smooth noise in [0, 1] with features of about `cell_px`."""
     knots = rng.random((HEIGHT_PX // cell_px + 3, WIDTH_PX // cell_px + 3), np.float32)
     smooth = cv2.resize(knots, (WIDTH_PX, HEIGHT_PX), interpolation=cv2.INTER_CUBIC)
-    return np.clip(smooth, 0, 1, dtype=np.float32)
+    return np.asarray(smooth.clip(0, 1), np.float32)
 
 
 def _tissue_outline(rng: np.random.Generator) -> Plane:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import Annotated
 
 import typer
 
 from atlas_path import RESEARCH_USE_ONLY, __version__
+from atlas_path.cli.doctor import doctor
 from atlas_path.errors import AtlasPathError, ExitCode
 
 app = typer.Typer(
@@ -35,19 +37,24 @@ def _root(
     """Options that come before the command."""
 
 
+app.command()(doctor)
+
+
 def main() -> None:
     """Run the command line; errors a user can act on become one line and an exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # schedulers ask to stop with SIGTERM
     try:
         app()
     except AtlasPathError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(ExitCode.USAGE)
-    except KeyboardInterrupt:
-        typer.echo("interrupted; run the same command again to go on where it stopped", err=True)
-        sys.exit(ExitCode.INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # a closed pager is not an error
         sys.exit(ExitCode.OK)
+    except SystemExit as stop:
+        if stop.code == ExitCode.INTERRUPTED:
+            typer.echo("interrupted; run the same command again to go on where it stopped", err=True)
+        raise
 
 
 if __name__ == "__main__":
