@@ -1,0 +1,167 @@
+"""A whole slide at a few micrometres per pixel, for tissue finding and for people.
+
+The coarsest level that is fine enough is read and averaged down. Where the pyramid has no such level its JPEG
+tiles are decoded at up to 1/8, which needs no inverse transform to speak of; other tiles are read in bands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from atlas_path.errors import UnreadableSlideError
+from atlas_path.geometry import Mpp
+from atlas_path.slides.base import Slide
+from atlas_path.slides.jpeg_tiles import DECODE_SCALES, JpegTiles
+from atlas_path.slides.registry import require_mpp
+
+TISSUE_MPP = 8.0
+BAND_BYTES = 2**26
+SMALLEST_READ_PX = 256
+_SLACK = 1.05  # a level up to 5 % coarser than asked for is taken as it is
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A small picture of a whole slide.
+
+    Attributes:
+        pixels: (height, width, channels), the slide's own type.
+        mpp: micrometres per pixel of the picture (it covers the slide exactly).
+        valid: (height, width) bool, False where the source could not be decoded (shown as background).
+    """
+
+    pixels: np.ndarray
+    mpp: Mpp
+    valid: np.ndarray
+
+
+def read_thumbnail(slide: Slide, mpp: float = TISSUE_MPP, threads: int = 2) -> Thumbnail:
+    """The slide at about `mpp` micrometres per pixel, or at its own resolution when that is coarser.
+
+    Raises:
+        MissingMppError: the slide's resolution is not known.
+    """
+    native = require_mpp(slide)
+    full = slide.levels[0]
+    height = max(1, round(full.height_px * min(1.0, native.y / mpp)))
+    width = max(1, round(full.width_px * min(1.0, native.x / mpp)))
+    factor = min(full.height_px / height, full.width_px / width)
+    level = max(
+        (
+            i
+            for i, one in enumerate(slide.levels)
+            if max(one.downsample_y, one.downsample_x) <= factor * _SLACK
+        ),
+        default=0,
+    )
+    tiles = slide.jpeg_tiles(level)
+    extra = factor / max(slide.levels[level].downsample_y, slide.levels[level].downsample_x)
+    scale = _decode_scale(tiles, extra) if tiles is not None else 1
+    if tiles is not None and scale > 1:
+        pixels, valid = _from_scaled_tiles(tiles, scale, threads, slide.n_channels)
+    else:
+        pixels, valid = _from_bands(slide, level, max(1, int(extra * _SLACK)))
+    pixels, valid = _resize(pixels, height, width), _resize(valid, height, width) >= 0.5
+    return Thumbnail(pixels, native.scaled(full.height_px / height, full.width_px / width), valid)
+
+
+def _decode_scale(tiles: JpegTiles, extra: float) -> int:
+    """The largest DCT scale that neither overshoots nor cuts a tile at a fraction of a pixel."""
+    fitting = [
+        scale
+        for scale in DECODE_SCALES
+        if scale <= extra * _SLACK and tiles.tile_height_px % scale == 0 and tiles.tile_width_px % scale == 0
+    ]
+    return max(fitting, default=1)
+
+
+def _from_scaled_tiles(
+    tiles: JpegTiles, scale: int, threads: int, n_channels: int
+) -> tuple[np.ndarray, np.ndarray]:
+    tile_h, tile_w = tiles.tile_height_px // scale, tiles.tile_width_px // scale
+    canvas = np.full(
+        (tiles.rows * tile_h, tiles.cols * tile_w, n_channels), 255 if n_channels == 3 else 0, np.uint8
+    )
+    valid = np.ones(canvas.shape[:2], np.float32)
+
+    def row_of_tiles(row: int) -> None:
+        for col in range(tiles.cols):
+            area = np.s_[row * tile_h : (row + 1) * tile_h, col * tile_w : (col + 1) * tile_w]
+            try:
+                tile = tiles.decode(row, col, scale)
+            except UnreadableSlideError:
+                valid[area] = 0
+                continue
+            if tile is not None:
+                canvas[area] = tile
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(row_of_tiles, range(tiles.rows)))
+    height, width = -(-tiles.height_px // scale), -(-tiles.width_px // scale)
+    return canvas[:height, :width], valid[:height, :width]
+
+
+def _from_bands(slide: Slide, level: int, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """A level averaged over `step` x `step` pixels, read in bands of bounded size."""
+    frame = slide.levels[level]
+    row_bytes = frame.width_px * slide.n_channels * slide.dtype.itemsize
+    band = max(1, BAND_BYTES // max(1, row_bytes * step)) * step
+    pieces = []
+    for y in range(0, frame.height_px, band):
+        height = min(band, frame.height_px - y)
+        pixels = np.full((height, frame.width_px, slide.n_channels), 0, slide.dtype)
+        valid = np.ones((height, frame.width_px), np.float32)
+        for top, left, h, w, part in _readable_parts(slide, level, y, 0, height, frame.width_px):
+            area = np.s_[top - y : top - y + h, left : left + w]
+            if part is None:
+                valid[area] = 0
+                pixels[area] = slide.background if hasattr(slide, "background") else 255
+            else:
+                pixels[area] = part
+        small_h, small_w = -(-height // step), -(-frame.width_px // step)
+        pieces.append((_resize(pixels, small_h, small_w), _resize(valid, small_h, small_w)))
+    return np.concatenate([p for p, _ in pieces]), np.concatenate([v for _, v in pieces])
+
+
+def _readable_parts(
+    slide: Slide, level: int, y: int, x: int, height: int, width: int
+) -> Iterator[tuple[int, int, int, int, np.ndarray | None]]:
+    """(y, x, height, width, pixels or None) parts of an area: halved until the unreadable rest is small."""
+    try:
+        pixels = slide.read_region(level, y, x, height, width)
+    except UnreadableSlideError:
+        if max(height, width) <= SMALLEST_READ_PX:
+            yield y, x, height, width, None
+            return
+    else:
+        yield y, x, height, width, pixels
+        return
+    if height >= width:
+        half = height // 2
+        yield from _readable_parts(slide, level, y, x, half, width)
+        yield from _readable_parts(slide, level, y + half, x, height - half, width)
+    else:
+        half = width // 2
+        yield from _readable_parts(slide, level, y, x, height, half)
+        yield from _readable_parts(slide, level, y, x + half, height, width - half)
+
+
+def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Area average to (height, width); any number of channels, type kept."""
+    if image.shape[:2] == (height, width):
+        return image
+    work = image.astype(np.float32) if image.dtype not in (np.uint8, np.uint16, np.float32) else image
+    planes = [
+        cv2.resize(work[..., c], (width, height), interpolation=cv2.INTER_AREA)
+        for c in range(work.shape[-1] if work.ndim == 3 else 0)
+    ]
+    if work.ndim == 2:
+        return np.asarray(cv2.resize(work, (width, height), interpolation=cv2.INTER_AREA))
+    if work.shape[-1] == 3:
+        return np.asarray(cv2.resize(work, (width, height), interpolation=cv2.INTER_AREA), image.dtype)
+    return np.stack(planes, axis=-1).astype(image.dtype)
