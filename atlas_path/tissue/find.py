@@ -1,0 +1,219 @@
+"""Tissue on a small picture of a slide, recall first: a lost lesion is unforgivable, a kept empty window is cheap.
+
+Bright field: the colour of the glass is measured, pixels become optical densities against it (Beer-Lambert),
+and tissue is what has colour (any stain spreads the densities of the three channels; dust and shadows do not)
+or is dark. Two thresholds with hysteresis keep faint parts that touch clear ones. Fluorescence: tissue is what
+rises above the dark background in any channel. Both thresholds rise with the noise that is measured.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from atlas_path.geometry import Mpp
+from atlas_path.tissue.artefacts import black_areas, pen_strokes
+from atlas_path.tissue.mask import TissueMask, TissueParams
+
+LEAST_GLASS = 0.002
+FAINT_OD = 0.12
+_NOISE_FACTOR = 5.0
+_FLUORESCENCE_GAP_UM = 40.0
+
+
+def find_tissue(
+    thumb: np.ndarray,
+    mpp: Mpp,
+    params: TissueParams | None = None,
+    valid: np.ndarray | None = None,
+) -> TissueMask:
+    """Tissue on `thumb` (h, w, c), a picture of a whole slide at about 8 micrometres per pixel.
+
+    Where `valid` is False the source could not be decoded: that area counts as tissue, so that its windows are
+    looked at and reported, and the flag 'unreadable' is set. An empty result has the flag 'empty'.
+    """
+    params = params or TissueParams()
+    thumb = thumb[..., None] if thumb.ndim == 2 else thumb
+    if params.method == "none":
+        return TissueMask(np.ones(thumb.shape[:2], bool), mpp)
+    readable = np.ones(thumb.shape[:2], bool) if valid is None else valid.astype(bool)
+    image = thumb.astype(np.float32)
+    if _is_dark_field(image, readable):
+        mask, flags = _fluorescence(image, readable, mpp, params)
+    else:
+        mask, flags = _bright_field(image, readable, mpp, params)
+    if not readable.all():
+        mask, flags = mask | ~readable, [*flags, "unreadable"]
+    return TissueMask(mask, mpp, tuple(flags) if mask.any() else (*flags, "empty"))
+
+
+def _is_dark_field(image: np.ndarray, readable: np.ndarray) -> bool:
+    """Dark background, as in fluorescence: most pixels are near the darkest, and nothing is white glass."""
+    n_channels = image.shape[-1]
+    if n_channels not in (1, 3):
+        return True
+    values = image[readable]
+    if not len(values):
+        return False
+    top = float(values.max())
+    if n_channels == 3:
+        full = 255.0 if top <= 255 else 65535.0
+        dimmest, brightest = values.min(axis=1), values.max(axis=1)
+        seen = brightest > 0.1 * full  # black borders of bright-field slides say nothing
+        glass = np.count_nonzero(dimmest > 0.65 * full)
+        return (
+            glass < max(0.005 * len(values), 0.1 * np.count_nonzero(seen))
+            and float(np.median(dimmest)) < 0.25 * full
+        )
+    low, high = np.percentile(values, [0.5, 99.5])
+    return float(np.median(values)) - low < high - float(np.median(values))
+
+
+def _bright_field(
+    image: np.ndarray, readable: np.ndarray, mpp: Mpp, params: TissueParams
+) -> tuple[np.ndarray, list[str]]:
+    flags: list[str] = []
+    full = 255.0 if image.max() <= 255 else 65535.0
+    image = image * (255.0 / full)
+    black = black_areas(image, mpp)
+    if (black & readable).any():
+        flags.append("black")
+    usable = readable & ~black
+    glass = _glass(image[usable])
+    if glass is None:
+        flags.append("no_glass")
+        glass = np.full(image.shape[-1], 245.0, np.float32)
+    density = np.log((glass + 1) / (image + 1))
+    density = cv2.GaussianBlur(density, (0, 0), 0.7).reshape(image.shape)
+    mean = density.mean(axis=-1)
+    chroma = density.max(axis=-1) - density.min(axis=-1)
+    gray = image.shape[-1] == 1
+    evidence = mean / 2 if gray else chroma  # without colour, density has to do
+    quiet = usable & (np.abs(mean) < 0.05)
+    threshold = (
+        max(params.chroma_od, _NOISE_FACTOR * _spread(evidence[quiet])) if quiet.any() else params.chroma_od
+    )
+    clear = usable & ((evidence > 2 * threshold) | (mean > params.density_od))
+    possible = usable & ((evidence > threshold) | (mean > params.density_od))
+    tissue = _touching(possible, clear)
+    pen = pen_strokes(density, tissue, mpp) if not gray else np.zeros_like(tissue)
+    if pen.any():
+        flags.append("pen")
+        tissue = tissue & ~pen if params.remove_pen else tissue
+    if tissue.any() and float(np.median(mean[tissue])) < FAINT_OD:
+        flags.append("faint")
+    mask, sparse = _tidy(tissue, mpp, params, params.close_um)
+    if sparse:
+        flags.append("sparse")
+    if params.remove_pen:
+        mask &= ~pen
+    return mask & ~black, flags
+
+
+def _fluorescence(
+    image: np.ndarray, readable: np.ndarray, mpp: Mpp, params: TissueParams
+) -> tuple[np.ndarray, list[str]]:
+    """Above the background's mode by its noise or by 2 % of the channel's range, in any channel."""
+    tissue = np.zeros(image.shape[:2], bool)
+    for channel in range(image.shape[-1]):
+        plane = cv2.GaussianBlur(image[..., channel], (0, 0), 0.7)
+        values = plane[readable]
+        if not len(values) or values.max() <= values.min():
+            continue
+        level = _mode(values)
+        below = values[values <= level]
+        noise = 1.4826 * float(np.median(level - below)) if len(below) else 0.0
+        reach = float(np.percentile(values, 99.9)) - level
+        tissue |= readable & (plane > level + max(_NOISE_FACTOR * noise, 0.02 * reach, 1e-6))
+    mask, sparse = _tidy(tissue, mpp, params, max(params.close_um, _FLUORESCENCE_GAP_UM))
+    return mask, ["fluorescence", *(["sparse"] if sparse else [])]
+
+
+def _glass(pixels: np.ndarray) -> np.ndarray | None:
+    """Colour of the glass: the commonest bright gray among `pixels` (n, c); None where there is none."""
+    if not len(pixels):
+        return None
+    low, high = pixels.min(axis=1), pixels.max(axis=1)
+    bright = pixels[(low > 150) & (high - low < 40)]
+    if len(bright) < LEAST_GLASS * len(pixels):
+        return None
+    light = bright.mean(axis=1)
+    counts, edges = np.histogram(light, bins=np.arange(150.0, 258.0, 2.0))
+    counts = np.convolve(counts, [1, 2, 1], "same")
+    at_least = 0.2 * counts.max()  # the brightest clear peak: pale tissue may be commoner than glass
+    peaks = [
+        i
+        for i in range(len(counts))
+        if counts[i] >= at_least and counts[i] == counts[max(0, i - 2) : i + 3].max()
+    ]
+    centre = edges[peaks[-1]] + 1.0
+    near = bright[np.abs(light - centre) < 4.0]
+    return np.median(near, axis=0).astype(np.float32)
+
+
+def _touching(possible: np.ndarray, clear: np.ndarray) -> np.ndarray:
+    """Connected areas of `possible` that hold some of `clear`."""
+    _, labels = cv2.connectedComponents(possible.astype(np.uint8), connectivity=8)
+    kept = np.zeros(labels.max() + 1, bool)
+    kept[np.unique(labels[clear & possible])] = True
+    kept[0] = False
+    return kept[labels]
+
+
+def _tidy(tissue: np.ndarray, mpp: Mpp, params: TissueParams, close_um: float) -> tuple[np.ndarray, bool]:
+    """Gaps bridged, dust dropped, holes filled, margin added. True when only small objects were there."""
+    closed = _closed(tissue, close_um, mpp)
+    area_um2 = mpp.y * mpp.x
+    large = _without_small(closed, params.min_object_um2 / area_um2)
+    sparse = bool(closed.any()) and not large.any()
+    kept = closed if sparse else large
+    holes = ~kept
+    kept = kept | (holes & ~_without_small(holes, params.max_hole_um2 / area_um2, connectivity=4))
+    return _grown(kept, params.grow_um, mpp), sparse
+
+
+def _closed(mask: np.ndarray, radius_um: float, mpp: Mpp) -> np.ndarray:
+    kernel = _disc(radius_um, mpp)
+    if kernel is None:
+        return mask
+    pad_y, pad_x = kernel.shape[0], kernel.shape[1]
+    padded = np.pad(mask.astype(np.uint8), ((pad_y, pad_y), (pad_x, pad_x)))
+    closed = cv2.morphologyEx(padded, cv2.MORPH_CLOSE, kernel)[pad_y:-pad_y, pad_x:-pad_x]
+    return np.asarray(closed, bool)
+
+
+def _grown(mask: np.ndarray, radius_um: float, mpp: Mpp) -> np.ndarray:
+    kernel = _disc(radius_um, mpp)
+    return mask if kernel is None else np.asarray(cv2.dilate(mask.astype(np.uint8), kernel), bool)
+
+
+def _disc(radius_um: float, mpp: Mpp) -> np.ndarray | None:
+    """An elliptic kernel of that physical radius; None when it is less than half a pixel."""
+    ry, rx = round(radius_um / mpp.y), round(radius_um / mpp.x)
+    if ry < 1 and rx < 1:
+        return None
+    return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * rx + 1, 2 * ry + 1)))
+
+
+def _without_small(mask: np.ndarray, least_px: float, connectivity: int = 8) -> np.ndarray:
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=connectivity)
+    kept = stats[:, cv2.CC_STAT_AREA] >= least_px
+    kept[0] = False
+    return np.asarray(kept[labels])
+
+
+def _spread(values: np.ndarray) -> float:
+    """Robust standard deviation of the lower half around the commonest value."""
+    level = float(np.median(values))
+    below = values[values <= level]
+    return 1.4826 * float(np.median(level - below)) if len(below) else 0.0
+
+
+def _mode(values: np.ndarray) -> float:
+    """The commonest value, from a histogram that ignores the brightest thousandth."""
+    low, high = float(values.min()), float(np.percentile(values, 99.9))
+    if high <= low:
+        return low
+    counts, edges = np.histogram(values, bins=256, range=(low, high))
+    peak = int(np.argmax(counts))
+    return float((edges[peak] + edges[peak + 1]) / 2)

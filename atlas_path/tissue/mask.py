@@ -1,0 +1,94 @@
+"""The tissue mask and what it says of each window."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from atlas_path.geometry import WINDOW_PX, Grid, Mpp
+
+
+@dataclass(frozen=True)
+class TissueParams:
+    """How tissue is found. Lengths and areas are physical; densities are optical densities (base e).
+
+    Attributes:
+        method: 'auto' finds tissue, 'none' keeps the whole slide.
+        chroma_od: spread of density over the colour channels that counts as stain.
+        density_od: mean density that counts as tissue without colour (pigment, dark stain).
+        min_object_um2: smaller isolated objects are dust (unless a slide holds nothing larger).
+        max_hole_um2: smaller holes (lumens, fat cells) belong to the tissue around them.
+        close_um: gaps up to twice this length are bridged.
+        grow_um: margin added around all tissue.
+        remove_pen: leave pen strokes out; they are flagged either way.
+    """
+
+    method: str = "auto"
+    chroma_od: float = 0.035
+    density_od: float = 0.25
+    min_object_um2: float = 3000.0
+    max_hole_um2: float = 40000.0
+    close_um: float = 24.0
+    grow_um: float = 16.0
+    remove_pen: bool = True
+
+    def __post_init__(self) -> None:
+        if self.method not in ("auto", "none"):
+            raise ValueError(f"tissue method is 'auto' or 'none', not {self.method!r}")
+        for name in ("chroma_od", "density_od"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0")
+        for name in ("min_object_um2", "max_hole_um2", "close_um", "grow_um"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative")
+
+
+@dataclass(frozen=True)
+class TissueMask:
+    """Where tissue is, on the picture it was found on.
+
+    Attributes:
+        mask: (h, w) bool.
+        mpp: micrometres per pixel of the mask; it covers the slide exactly.
+        flags: what a person should know: 'empty', 'fluorescence', 'faint', 'pen', 'black', 'no_glass',
+            'sparse', 'unreadable', 'edited'.
+    """
+
+    mask: np.ndarray
+    mpp: Mpp
+    flags: tuple[str, ...] = field(default=())
+
+    @property
+    def is_empty(self) -> bool:
+        """True when no tissue was found; the caller reports it, it is never a success."""
+        return not self.mask.any()
+
+    @property
+    def area_mm2(self) -> float:
+        """Area of the tissue."""
+        return float(np.count_nonzero(self.mask)) * self.mpp.y * self.mpp.x / 1e6
+
+
+def window_fractions(
+    mask: np.ndarray, level_height_px: int, level_width_px: int, window_px: int = WINDOW_PX
+) -> np.ndarray:
+    """Fraction of tissue in each window of a level that `mask` (h, w) covers exactly.
+
+    Exact area integral of the mask over the window's part inside the level, whatever the ratio of the two
+    pixel sizes. Returns float32 (rows, cols).
+    """
+    grid = Grid(level_height_px, level_width_px, window_px)
+    rows = _overlaps(grid.rows, window_px, level_height_px, mask.shape[0])
+    cols = _overlaps(grid.cols, window_px, level_width_px, mask.shape[1])
+    return (rows @ mask.astype(np.float64) @ cols.T).clip(0.0, 1.0).astype(np.float32)
+
+
+def _overlaps(n_windows: int, window_px: int, level_px: int, mask_px: int) -> np.ndarray:
+    """(windows, mask pixels): share of each window's length that lies in each mask pixel; rows sum to 1."""
+    scale = mask_px / level_px
+    start = np.arange(n_windows)[:, None] * window_px * scale
+    stop = np.minimum((np.arange(n_windows)[:, None] + 1) * window_px, level_px) * scale
+    pixel = np.arange(mask_px)[None]
+    shared: np.ndarray = np.clip(np.minimum(stop, pixel + 1) - np.maximum(start, pixel), 0, None)
+    return shared / shared.sum(axis=1, keepdims=True)
