@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from atlas_path.slides.base import Kind, Level, Slide, SlideReader, SlideSource
+from atlas_path.slides.base import (
+    KeepsAttributes,
+    Kind,
+    KnowsItsTissue,
+    Level,
+    Slide,
+    SlideReader,
+    SlideSource,
+)
 from atlas_path.slides.colour import apply_icc_srgb
 from atlas_path.slides.describe import describe
 from atlas_path.slides.find import find_slides
@@ -14,7 +22,9 @@ from atlas_path.slides.thumbnail import Thumbnail, read_thumbnail
 __all__ = [
     "Fingerprint",
     "JpegTiles",
+    "KeepsAttributes",
     "Kind",
+    "KnowsItsTissue",
     "Level",
     "Slide",
     "SlideReader",

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Protocol, Self, runtime_checkable
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
 
@@ -135,6 +135,22 @@ class Slide(Protocol):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None: ...
+
+
+@runtime_checkable
+class KeepsAttributes(Protocol):
+    """A slide with facts of its own that its store should keep (mammograms: view, side, VOI items)."""
+
+    def store_attributes(self) -> dict[str, Any]:
+        """JSON values by an allow-list: numbers, hashes, words of closed vocabularies; never header text."""
+
+
+@runtime_checkable
+class KnowsItsTissue(Protocol):
+    """A slide that finds its own tissue (mammograms: the breast); `find_tissue` is not asked then."""
+
+    def tissue_mask(self, height_px: int, width_px: int) -> np.ndarray:
+        """(height, width) bool over the whole of level 0, at the size asked for."""
 
 
 class SlideReader(ABC):

@@ -35,7 +35,9 @@ def find_slides(inputs: Sequence[Path]) -> list[SlideSource]:
 
     An image id is the path relative to the folder that was named, without suffix. Ids that would be equal get
     their suffix; those still equal (two folders named) get the names of their parent folders in front.
-    Hidden and `.part` entries and the parts of multi-file slides are not listed. A DICOM series is one slide.
+    A mammogram's id is a pseudonym, for its file name often is an identifier; DICOM files count whatever
+    their suffix. Hidden and `.part` entries and the parts of multi-file slides are not listed. A DICOM series
+    is one slide.
 
     Raises:
         UsageError: an input does not exist, or there is no slide in any of them.
@@ -54,7 +56,8 @@ def find_slides(inputs: Sequence[Path]) -> list[SlideSource]:
     if not sources:
         names = ", ".join(str(given) for given in inputs) or "nothing"
         raise UsageError(names, "holds no slides", f"give slides or folders of {' '.join(SLIDE_SUFFIXES)}")
-    return sorted(_named(sources), key=lambda source: source.image_id)
+    named = [SlideSource(one.path, mammogram_pseudonym(one.path) or one.image_id) for one in _named(sources)]
+    return sorted(named, key=lambda source: (source.image_id, source.path))
 
 
 def is_zarr_folder(path: Path) -> bool:
@@ -62,6 +65,26 @@ def is_zarr_folder(path: Path) -> bool:
     return path.is_dir() and (
         path.suffix == ".zarr" or any((path / name).is_file() for name in ("zarr.json", ".zgroup", ".zattrs"))
     )
+
+
+def may_be_mammogram(path: Path) -> bool:
+    """A quick look: starts as DICOM, calls itself DICOM, or lies at or below a `mammograms.csv`."""
+    from atlas_path.slides.mammo.header import DICOM_SUFFIXES, has_dicom_magic
+    from atlas_path.slides.mammo.table import FILM_SUFFIXES, film_row
+
+    suffix = path.suffix.lower()
+    if suffix in FILM_SUFFIXES:
+        return film_row(path) is not None
+    return path.is_file() and (suffix in DICOM_SUFFIXES or has_dicom_magic(path))
+
+
+def mammogram_pseudonym(path: Path) -> str | None:
+    """The image id of a mammogram; None for anything else."""
+    if not may_be_mammogram(path):
+        return None
+    from atlas_path.slides.mammo import is_mammogram, mammogram_id
+
+    return mammogram_id(path) if is_mammogram(path) else None
 
 
 def _walk(root: Path) -> Iterator[Path]:
@@ -84,7 +107,9 @@ def _walk(root: Path) -> Iterator[Path]:
         yield from (here / name for name in zarrs)
         for name in sorted(files):
             path = here / name
-            if not _skipped(name) and path.suffix.lower() in SLIDE_SUFFIXES and name not in companions:
+            if _skipped(name) or name in companions:
+                continue
+            if path.suffix.lower() in SLIDE_SUFFIXES or mammogram_pseudonym(path):
                 yield path
 
 

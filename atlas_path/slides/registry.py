@@ -7,6 +7,7 @@ OpenSlide takes the vendor formats. It would give the first channel of some 16-b
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tifffile
@@ -14,22 +15,26 @@ import tifffile
 from atlas_path.errors import MissingMppError, SlideError, UnreadableSlideError, UnsupportedSlideError
 from atlas_path.geometry import Mpp
 from atlas_path.slides.base import Slide, SlideReader
-from atlas_path.slides.find import is_zarr_folder
+from atlas_path.slides.find import is_zarr_folder, may_be_mammogram
 from atlas_path.slides.tiff_directories import check_directories
+
+if TYPE_CHECKING:
+    from atlas_path.slides.mammo import MammoOptions
 
 _OPENSLIDE_SUFFIXES = {".mrxs", ".vms", ".vmu", ".svslide", ".czi"}
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG_MAGIC, _JPEG_MAGIC = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 
 
-def open_slide(path: Path, mpp: float | Mpp | None = None) -> Slide:
-    """Open any supported image. `mpp`, when given, overrides what the file says.
+def open_slide(path: Path, mpp: float | Mpp | None = None, mammo: MammoOptions | None = None) -> Slide:
+    """Open any supported image. `mpp`, when given, overrides what the file says; `mammo` holds the policies
+    of the mammography reader.
 
     Raises:
         UnreadableSlideError: missing, empty, cut off, damaged or not an image.
         UnsupportedSlideError: an image of a kind that would be read wrongly.
     """
-    slide = _open(Path(path))
+    slide = _open(Path(path), mammo)
     if mpp is not None:
         slide.mpp = mpp if isinstance(mpp, Mpp) else Mpp.square(float(mpp))
         slide.mpp_source = "given"
@@ -51,11 +56,16 @@ def require_mpp(slide: Slide) -> Mpp:
     return slide.mpp
 
 
-def _open(path: Path) -> SlideReader:
+def _open(path: Path, mammo: MammoOptions | None) -> SlideReader:
     if not path.exists():
         raise UnreadableSlideError(path, "does not exist", "check the path")
     if path.is_dir():
         return _open_folder(path)
+    if may_be_mammogram(path):
+        from atlas_path.slides.mammo import MammogramSlide, is_mammogram
+
+        if is_mammogram(path):
+            return MammogramSlide(path, options=mammo)
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
