@@ -1,0 +1,134 @@
+"""Multi-scale attention: queries of a window read their own window and the coarser windows above it.
+
+One signature, `attend`, two ways to compute the same numbers:
+
+- `plain`: the definition, softmax written out. The reference of the tests.
+- `sdpa`: gathers the coarser keys and values per window and calls scaled_dot_product_attention. The default.
+
+Shapes: W windows (of one scale or a chunk of it), H heads, Q queries of a window, T tokens (keys) of a
+window, J keys of all windows that are read, d channels of a head, D = H * d, k tokens per window side.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Backend = Literal["plain", "sdpa"]
+
+
+@dataclass
+class Runtime:
+    """How to run a model; changes speed and memory, never a number (beyond the order of sums)."""
+
+    backend: Backend = "sdpa"
+    chunk_windows: int = 64
+    """Windows that are computed together where work is done in chunks."""
+    checkpoint: bool = False
+    """Recompute every chunk in the backward pass instead of keeping its activations."""
+
+
+@dataclass
+class KeyValues:
+    """Keys and values of all windows of one scale."""
+
+    k_WHTd: Tensor
+    v_WHTd: Tensor
+    valid_WT: Tensor | None
+    """Which tokens exist; None when all do."""
+
+    def take(self, start: int, stop: int) -> KeyValues:
+        """The windows start..stop."""
+        valid = None if self.valid_WT is None else self.valid_WT[start:stop]
+        return KeyValues(self.k_WHTd[start:stop], self.v_WHTd[start:stop], valid)
+
+
+Ancestor = tuple[KeyValues, Tensor, bool]
+"""(keys and values of a coarser scale, index_W of the window read or -1, whether every index exists)."""
+
+
+def attend(q_WHQd: Tensor, own: KeyValues, coarse: Sequence[Ancestor], backend: Backend) -> Tensor:
+    """Softmax attention of every window's queries over its own and its coarser windows' valid tokens.
+
+    Returns:
+        (W, Q, D), heads side by side.
+    """
+    k_WHJd, v_WHJd, valid_WJ = _gather(own, coarse)
+    mask = None if valid_WJ is None else valid_WJ[:, None, None, :]
+    kernel = _plain if backend == "plain" else F.scaled_dot_product_attention
+    out_WHQd: Tensor = kernel(q_WHQd, k_WHJd, v_WHJd, attn_mask=mask)
+    return out_WHQd.transpose(1, 2).flatten(2)
+
+
+def _plain(q_WHQd: Tensor, k_WHJd: Tensor, v_WHJd: Tensor, attn_mask: Tensor | None) -> Tensor:
+    """The definition; softmax in at least float32."""
+    logits = q_WHQd @ k_WHJd.transpose(-1, -2) / math.sqrt(q_WHQd.shape[-1])
+    if attn_mask is not None:
+        logits = logits.masked_fill(~attn_mask, -math.inf)
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    return logits.to(wide).softmax(-1).to(v_WHJd.dtype) @ v_WHJd
+
+
+def _gather(own: KeyValues, coarse: Sequence[Ancestor]) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Own and coarser keys, values and validity side by side, one copy per window."""
+    if not coarse:
+        return own.k_WHTd, own.v_WHTd, own.valid_WT
+    ks, vs, valids = [own.k_WHTd], [own.v_WHTd], [own.valid_WT]
+    for kv, index_W, complete in coarse:
+        at_W = index_W if complete else index_W.clamp_min(0)
+        ks.append(kv.k_WHTd.index_select(0, at_W))
+        vs.append(kv.v_WHTd.index_select(0, at_W))
+        valid = None if kv.valid_WT is None else kv.valid_WT.index_select(0, at_W)
+        if not complete:
+            exists_W1 = (index_W >= 0)[:, None]
+            valid = exists_W1.expand(-1, kv.k_WHTd.shape[2]) if valid is None else valid & exists_W1
+        valids.append(valid)
+    if all(v is None for v in valids):
+        return torch.cat(ks, 2), torch.cat(vs, 2), None
+    filled = [
+        v if v is not None else torch.ones(k.shape[0], k.shape[2], dtype=torch.bool, device=k.device)
+        for v, k in zip(valids, ks, strict=True)
+    ]
+    return torch.cat(ks, 2), torch.cat(vs, 2), torch.cat(filled, 1)
+
+
+class RotaryUm:
+    """Rotary positions in micrometres, the same wavelengths at every scale.
+
+    The first half of a head's channels turns with y, the second with x. A key of any scale at a distance of
+    r um turns by r / wavelength against the query, so a fine token knows exactly where in a coarser window
+    it lies, and only differences matter. (Su et al. 2021, RoFormer; the paper's Atlas has in-window
+    positions only.)
+    """
+
+    def __init__(self, head_dim: int, shortest_um: float, longest_um: float, k: int) -> None:
+        n = head_dim // 4
+        steps = torch.arange(n, dtype=torch.float64) / max(n - 1, 1)
+        self.per_um = 2 * math.pi / (shortest_um * (longest_um / shortest_um) ** steps)
+        self.k = k
+
+    def tables(self, origin_um_W2: Tensor, pitch_um_W2: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """cos and sin of every token, each (W, 1, T, 2 axes, d/4); angles in float64: they grow large."""
+        centre_k = torch.arange(self.k, device=origin_um_W2.device, dtype=torch.float64) + 0.5
+        um_W2k = origin_um_W2[:, :, None] + centre_k * pitch_um_W2[:, :, None]
+        angle_W2kf = um_W2k[..., None] * self.per_um.to(um_W2k.device)
+
+        def per_token(table_W2kf: Tensor) -> Tensor:
+            y_Wkkf = table_W2kf[:, 0, :, None].expand(-1, -1, self.k, -1)
+            x_Wkkf = table_W2kf[:, 1, None, :].expand(-1, self.k, -1, -1)
+            return torch.stack([y_Wkkf, x_Wkkf], 3).flatten(1, 2).unsqueeze(1)
+
+        return per_token(angle_W2kf.cos().to(dtype)), per_token(angle_W2kf.sin().to(dtype))
+
+    @staticmethod
+    def turn(x_WHTd: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
+        """Rotate the queries or keys of whole windows."""
+        cos, sin = tables
+        even, odd = x_WHTd.unflatten(-1, (2, 2, cos.shape[-1])).unbind(-2)  # axis, (even, odd), frequency
+        return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -2).flatten(3)
