@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ def _outlines(mask: np.ndarray) -> Iterator[list[np.ndarray]]:
         z=padded, name="serial", fill_type=contourpy.FillType.OuterOffset
     ).filled(0.5, np.inf)
     for points, offsets in zip(*filled, strict=True):
-        rings = [points[a:b] - 1.0 for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+        rings = [points[a:b] - 1.0 for a, b in pairwise(offsets)]
         yield [_straightened(ring) for ring in rings]
 
 
@@ -121,10 +122,10 @@ def _polygons(document: Any, subject: Path) -> Iterator[tuple[bool, list[np.ndar
         excluded = name.startswith(("ignore", "exclude"))
         if not isinstance(geometry, Mapping):
             continue
-        kind, coordinates = geometry.get("type"), geometry.get("coordinates")
+        kind, coordinates = geometry.get("type"), geometry.get("coordinates") or []
         if kind not in ("Polygon", "MultiPolygon"):
             continue
-        for polygon in [coordinates] if kind == "Polygon" else coordinates or []:
+        for polygon in [coordinates] if kind == "Polygon" else coordinates:
             try:
                 rings = [np.asarray(ring, float)[:, :2] for ring in polygon]
             except (TypeError, ValueError, IndexError) as error:

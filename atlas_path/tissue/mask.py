@@ -25,10 +25,10 @@ class TissueParams:
     """
 
     method: str = "auto"
-    chroma_od: float = 0.035
+    chroma_od: float = 0.025
     density_od: float = 0.25
-    min_object_um2: float = 3000.0
-    max_hole_um2: float = 40000.0
+    min_object_um2: float = 2000.0
+    max_hole_um2: float = 100000.0
     close_um: float = 24.0
     grow_um: float = 16.0
     remove_pen: bool = True
@@ -81,7 +81,8 @@ def window_fractions(
     grid = Grid(level_height_px, level_width_px, window_px)
     rows = _overlaps(grid.rows, window_px, level_height_px, mask.shape[0])
     cols = _overlaps(grid.cols, window_px, level_width_px, mask.shape[1])
-    return (rows @ mask.astype(np.float64) @ cols.T).clip(0.0, 1.0).astype(np.float32)
+    fractions = rows @ mask.astype(np.float32) @ cols.T
+    return np.asarray(np.clip(fractions, 0.0, 1.0), np.float32)
 
 
 def _overlaps(n_windows: int, window_px: int, level_px: int, mask_px: int) -> np.ndarray:
@@ -91,4 +92,4 @@ def _overlaps(n_windows: int, window_px: int, level_px: int, mask_px: int) -> np
     stop = np.minimum((np.arange(n_windows)[:, None] + 1) * window_px, level_px) * scale
     pixel = np.arange(mask_px)[None]
     shared: np.ndarray = np.clip(np.minimum(stop, pixel + 1) - np.maximum(start, pixel), 0, None)
-    return shared / shared.sum(axis=1, keepdims=True)
+    return np.asarray(shared / shared.sum(axis=1, keepdims=True), np.float32)
