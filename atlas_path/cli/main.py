@@ -11,6 +11,8 @@ import typer
 
 from atlas_path import RESEARCH_USE_ONLY, __version__
 from atlas_path.cli.doctor import doctor
+from atlas_path.cli.init import init
+from atlas_path.cli.train import train
 from atlas_path.errors import AtlasPathError, ExitCode
 
 app = typer.Typer(
@@ -38,6 +40,8 @@ def _root(
 
 
 app.command()(doctor)
+app.command()(init)
+app.command()(train)
 
 
 def main() -> None:

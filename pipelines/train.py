@@ -1,0 +1,219 @@
+"""`atlas-path train`: a cohort file to a model one can trust.
+
+cohort -> splits by patient -> stores and windows -> training -> calibration and thresholds on the tuning
+split -> `runs/<name>/`. Running the same command again resumes where it stopped; a finished run stays.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from atlas_path.cohort import (
+    Cohort,
+    Targets,
+    assign_splits,
+    encode_targets,
+    fold_view,
+    read_cohort,
+    split_table,
+)
+from atlas_path.cohort.checks import duplicate_pixels, shortcuts
+from atlas_path.cohort.lock import write_lock
+from atlas_path.config import TrainConfig, dump_yaml
+from atlas_path.errors import CohortError, UsageError
+from atlas_path.progress import say
+from pipelines.data import WindowReader
+from pipelines.data_cases import CaseRef, FoundCases, find_cases
+from pipelines.distributed import World, joined_world
+from pipelines.train_loop import Trainer
+from pipelines.train_metrics import SCORE_NAMES
+from pipelines.train_outputs import write_model
+from pipelines.train_setup import build_model, choose_device
+
+NOT_IN_IDENTITY: dict[str, Any] = {
+    "out": True,
+    "track": True,
+    "runtime": {"device", "threads", "checkpoint_minutes", "keep_checkpoints", "compile"},
+    "data": {"workers", "prefetch", "cache_gb"},
+}
+"""Settings that may differ when a run goes on: they do not change its numbers."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A cohort ready to train on."""
+
+    cohort: Cohort
+    targets: Targets
+    found: FoundCases
+    warnings: list[str]
+
+    def ids(self, split: str) -> list[str]:
+        """Labelled cases of a split whose windows can be read."""
+        return [
+            c.case_id
+            for c in self.cohort.of_split(split)
+            if c.case_id in self.found.cases and self.targets.is_labelled(c.case_id)
+        ]
+
+
+def train(config: TrainConfig, force: bool = False) -> Path:
+    """Train (or go on training) and return the run's folder.
+
+    Args:
+        config: the settings; `load_train_config` reads them from YAML.
+        force: throw away what the run's folder holds and start again.
+
+    Raises:
+        AtlasPathError: anything a user can mend, before or while training.
+        KeyboardInterrupt: stopped by Ctrl-C or SIGTERM, after a checkpoint was written.
+    """
+    with joined_world(choose_device(config.runtime)) as world:
+        device = choose_device(config.runtime, world.local_rank)
+        run_dir = config.run_dir
+        if world.is_main:
+            _claim(run_dir, config, force)
+        world.barrier()
+        if (run_dir / "model.json").exists() or (run_dir / "ensemble.json").exists():
+            if world.is_main:
+                say(f"{run_dir.name} is finished; --force starts it again")
+            return run_dir
+        prepared = prepare(config, quiet=not world.is_main)
+        if world.is_main:
+            _write_inputs(run_dir, prepared)
+        if config.split.folds:
+            members = []
+            for fold in range(config.split.folds):
+                view = prepared.cohort.with_cases(fold_view(prepared.cohort, fold).cases)
+                targets = encode_targets(view, config.task)
+                one = Prepared(view, targets, prepared.found, prepared.warnings)
+                _train_one(config, one, run_dir / f"fold_{fold}", world, device)
+                members.append(f"fold_{fold}")
+            if world.is_main:
+                text = json.dumps(
+                    {"format": "atlas-path-ensemble/1", "members": members, "combine": "mean"}, indent=1
+                )
+                (run_dir / "ensemble.json").write_text(text + "\n", encoding="utf-8")
+        else:
+            _train_one(config, prepared, run_dir, world, device)
+    return run_dir
+
+
+def prepare(config: TrainConfig, quiet: bool = False) -> Prepared:
+    """Read the cohort, divide it, find its windows, and check it for leaks, duplicates and shortcuts."""
+    keep = config.task.label_columns
+    cohort = read_cohort(config.cohort, keep, config.columns)
+    cohort = assign_splits(cohort, config.split, encode_targets(cohort, config.task), config.runtime.seed)
+    targets = encode_targets(cohort, config.task)
+    found = find_cases(cohort, config.data)
+    splits = {case.case_id: case.split for case in cohort.cases}
+    pixels = {
+        image.image_id: (found.facts[image.image_id]["pixel_sha256"], case_id, str(splits[case_id]))
+        for case_id, case in found.cases.items()
+        for image in case.images
+    }
+    warnings = duplicate_pixels(cohort.source, pixels) + shortcuts(cohort, targets)
+    prepared = Prepared(cohort, targets, found, warnings)
+    if not prepared.ids("train"):
+        raise CohortError(
+            cohort.source, "no labelled training case has windows", "check labels and data.stores"
+        )
+    if not quiet:
+        for row in split_table(cohort, targets):
+            say(
+                f"{row['split']}: {row['patients']} patients, {row['cases']} cases, {row['images']} images"
+                + (f" ({row['labels']})" if row["labels"] else "")
+                + (f", {row['unlabelled']} unlabelled" if row["unlabelled"] else "")
+            )
+        if targets.kind == "binary":
+            say(f"positive class: {targets.classes[1]}")
+        for warning in warnings:
+            say(f"warning: {warning}")
+    return prepared
+
+
+def _claim(run_dir: Path, config: TrainConfig, force: bool) -> None:
+    """Make the run folder ours, or refuse one that was started with other settings."""
+    settings = run_dir / "config.yaml"
+    if force and run_dir.exists():
+        if any(run_dir.iterdir()) and not settings.exists():
+            raise UsageError(run_dir, "not a run folder, so it is not removed", "give another name or out")
+        shutil.rmtree(run_dir)
+    if settings.exists():
+        old = TrainConfig.model_validate(_load_yaml(settings))
+        changed = _differences(old, config)
+        if changed:
+            raise UsageError(
+                run_dir,
+                f"was started with other settings ({', '.join(changed)})",
+                "change name, or use --force",
+            )
+    run_dir.mkdir(parents=True, exist_ok=True)
+    settings.write_text(dump_yaml(config), encoding="utf-8")
+
+
+def _load_yaml(path: Path) -> Any:
+    import yaml
+
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def _differences(old: TrainConfig, new: TrainConfig) -> list[str]:
+    """Dotted keys that shape the result and differ."""
+
+    def flat(config: TrainConfig) -> dict[str, Any]:
+        values = config.model_dump(mode="json", exclude=NOT_IN_IDENTITY)
+        return {
+            f"{section}.{key}" if isinstance(content, dict) else section: value
+            for section, content in values.items()
+            for key, value in (content.items() if isinstance(content, dict) else [("", content)])
+        }
+
+    a, b = flat(old), flat(new)
+    return sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key))
+
+
+def _write_inputs(run_dir: Path, prepared: Prepared) -> None:
+    write_lock(run_dir / "cohort.lock.csv", prepared.cohort, prepared.found.facts)
+    if prepared.found.left_out:
+        with (run_dir / "left_out.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(prepared.found.left_out[0]))
+            writer.writeheader()
+            writer.writerows(prepared.found.left_out)
+    if prepared.warnings:
+        (run_dir / "warnings.txt").write_text("\n".join(prepared.warnings) + "\n", encoding="utf-8")
+
+
+def _train_one(
+    config: TrainConfig, prepared: Prepared, run_dir: Path, world: World, device: torch.device
+) -> None:
+    if (run_dir / "model.json").exists():
+        return
+    run_dir.mkdir(parents=True, exist_ok=True)
+    train_ids, tune_ids = prepared.ids("train"), prepared.ids("tune")
+    train_cases: list[CaseRef] = [prepared.found.cases[c] for c in train_ids]
+    reader = WindowReader(0)
+    n_kinds = len(prepared.found.kinds)
+    model = build_model(config, prepared.targets, train_cases, reader, n_kinds)
+    trainer = Trainer(
+        config, model, prepared.found.cases, prepared.targets, train_ids, tune_ids, run_dir, world, device
+    )
+    tuned = trainer.fit()
+    if world.is_main:
+        extra = write_model(
+            run_dir, config, model, prepared.targets, tuned, train_cases, prepared.found.facts, reader,
+            prepared.found.kinds,
+        )  # fmt: skip
+        if tuned:
+            score = "-" if tuned.score is None else f"{tuned.score:.3f}"
+            name = SCORE_NAMES[prepared.targets.kind]
+            method = extra["calibration"]["method"]
+            say(f"best epoch {trainer.progress.best_epoch + 1}: tune {name} {score}, calibration {method}")
+    world.barrier()
