@@ -46,17 +46,19 @@ def _estimate(config: TrainConfig, prepared: Prepared) -> list[str]:
         max(windows), min(config.optim.windows_per_pass, sum(sorted(windows)[-config.optim.cases_per_pass :]))
     )
     n_runs = config.split.folds or 1
-    per_window = _bytes_per_window(config, prepared, model, probe, reader, device)
+    per_window = _bytes_per_window(config, model, probe, reader, device)
     cached = min(
         sum(i.n_bytes for c in prepared.found.cases.values() for i in c.images), config.data.cache_gb * 2**30
     )
     disk = n_weights * 4 * (1 + 1 + 3 * config.runtime.keep_checkpoints) * n_runs
+    memory = (n_weights * BYTES_PER_WEIGHT + per_window * largest) / 2**30
+    kind, minutes = device.type, per_epoch / 60
     return [
-        f"{len(cases)} training cases, {sum(windows)} windows an epoch (largest pass {largest}), {n_weights:,} weights",
-        f"reading: {n / read_s:,.0f} windows/s from the store; training takes {n / seconds:,.0f} windows/s on {device.type}",
-        f"time: {per_epoch / 60:.1f} min an epoch, {per_epoch * config.optim.epochs * n_runs / 60:.0f} min in all at most",
-        f"memory: {(n_weights * BYTES_PER_WEIGHT + per_window * largest) / 2**30:.1f} GB on {device.type} for the "
-        f"model and the largest pass, {cached / 2**30:.1f} GB for cached windows",
+        f"{len(cases)} training cases, {sum(windows)} windows an epoch, {n_weights:,} weights",
+        f"speed: reads {n / read_s:,.0f} windows/s, trains {n / seconds:,.0f} windows/s ({kind})",
+        f"time: {minutes:.1f} min an epoch, at most {minutes * config.optim.epochs * n_runs:.0f} min",
+        f"memory: {memory:.1f} GB ({kind}) for the model and a pass of {largest} windows, "
+        f"{cached / 2**30:.1f} GB for cached windows",
         f"disk: {disk / 2**20:.0f} MB for checkpoints and model",
     ]
 
@@ -93,7 +95,6 @@ def _probe(
 
 def _bytes_per_window(
     config: TrainConfig,
-    prepared: Prepared,
     model: torch.nn.Module,
     case: CaseRef,
     reader: WindowReader,

@@ -165,7 +165,7 @@ class Trainer:
         if not np.isfinite(value):
             bad = [c for c, v in zip(spec.case_ids, seen[-1].tolist(), strict=True) if not np.isfinite(v)]
             raise non_finite(bad or spec.case_ids, "loss", self.progress)
-        return value
+        return float(value)
 
     def _step(self, loaded: LoadedPass) -> float:
         sum_gradients(self.model, self.world)

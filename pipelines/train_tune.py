@@ -36,14 +36,13 @@ def case_losses(
     kind: str, logits_BO: Tensor, target: Tensor, known: Tensor, smoothing: float = 0.0
 ) -> Tensor:
     """Loss of every case (B,); 0 where no label is known."""
-    options = {"label_smoothing": smoothing} if smoothing and kind in SMOOTHABLE else {}
+    share = smoothing if kind in SMOOTHABLE else 0.0
     losses = []
     for i in range(len(logits_BO)):
         one = slice(i, i + 1)
         if bool(known[i].any()):
-            losses.append(
-                task_loss(kind, logits_BO[one].float(), target[one], known[one], **options).reshape(())
-            )
+            loss = task_loss(kind, logits_BO[one].float(), target[one], known[one], label_smoothing=share)
+            losses.append(loss.reshape(()))
         else:
             losses.append(logits_BO[i].sum() * 0.0)
     return torch.stack(losses)
