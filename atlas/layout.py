@@ -73,6 +73,15 @@ class Neighbours:
     inside_px_W2: Tensor | None
     """(rows, columns) of the window that lie inside the image; None when all windows lie inside wholly."""
 
+    def among(self, members: Tensor) -> Neighbours:
+        """The neighbours of the windows `members` (indices) if no other window were there."""
+        place_W = torch.full_like(self.index_8W[0], ABSENT)
+        place_W[members] = torch.arange(len(members), device=members.device)
+        index = place_W[self.index_8W[:, members]]
+        present = self.present_8W[:, members] & (index >= 0)
+        inside = None if self.inside_px_W2 is None else self.inside_px_W2[members]
+        return Neighbours(index.clamp_min(0), present, inside)
+
 
 @dataclass
 class WindowTree:

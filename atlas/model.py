@@ -30,6 +30,7 @@ from atlas.config import AtlasConfig
 from atlas.heads import HeadInput, HeadOutput, build_head
 from atlas.layout import WindowTree
 from atlas.stem import build_stem
+from atlas.streaming import stem_tokens
 
 
 class Atlas(nn.Module):
@@ -59,8 +60,7 @@ class Atlas(nn.Module):
             ValueError: the batch does not describe kept windows of this model's size (see `WindowTree.of`).
         """
         tree = WindowTree.of(batch, self.cfg).to(self.device)
-        pixels_WCHW = self.normalise(batch.pixels_NCHW[tree.order_N.to(batch.pixels_NCHW.device)])
-        return self.read(self.stem(pixels_WCHW, tree.neighbours), tree, maps)
+        return self.read(stem_tokens(self, batch, tree), tree, maps)
 
     def read(self, stem_WTD: Tensor, tree: WindowTree, maps: bool = False) -> AtlasOutput:
         """Everything behind the stem."""
