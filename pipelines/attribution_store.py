@@ -38,8 +38,8 @@ Float = NDArray[np.float32]
 
 
 class AttributionInfo(BaseModel):
-    """Attributes of a group. `frame` is `LevelFrame.as_dict()`; `um_offset_yx` is where the level's top-left
-    corner lies in the micrometre frame of the store, so that layers line up with its image."""
+    """Attributes of a group. `frame` is `LevelFrame.as_dict()`; `um_first_pixel_yx` is the centre of
+    the level's first pixel in the micrometre frame of the store, so that layers line up with its image."""
 
     format: str = FORMAT
     intended_use: str = RESEARCH_USE_ONLY
@@ -49,7 +49,7 @@ class AttributionInfo(BaseModel):
     outputs: list[str]
     level: int
     frame: dict[str, Any]
-    um_offset_yx: tuple[float, float] = (0.0, 0.0)
+    um_first_pixel_yx: tuple[float, float] = (0.0, 0.0)
     bias: list[float]
     case_logits: list[float]
     image_share: list[float]
