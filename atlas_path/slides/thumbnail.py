@@ -102,7 +102,7 @@ def _from_scaled_tiles(
 
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(row_of_tiles, range(tiles.rows)))
-    height, width = -(-tiles.height_px // scale), -(-tiles.width_px // scale)
+    height, width = max(1, tiles.height_px // scale), max(1, tiles.width_px // scale)  # no tile padding
     return canvas[:height, :width], valid[:height, :width]
 
 

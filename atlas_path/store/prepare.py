@@ -1,0 +1,246 @@
+"""Look at a slide as a whole and decide everything about its store, before the first pixel is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from atlas_path import __version__
+from atlas_path.errors import NoTissueError
+from atlas_path.geometry import WINDOW_PX, Grid, Mpp
+from atlas_path.slides import Thumbnail, open_slide, read_thumbnail, require_mpp
+from atlas_path.slides.base import Slide
+from atlas_path.slides.colour import apply_icc_srgb
+from atlas_path.store.codecs import lossless_codec
+from atlas_path.store.job import Job, LevelPlan, kept_windows
+from atlas_path.store.layout import lossless_layout, write_json
+from atlas_path.store.meta import (
+    BaseRecord,
+    CountRecord,
+    LevelRecord,
+    MppRecord,
+    SourceRecord,
+    StoreMeta,
+    TissueRecord,
+)
+from atlas_path.store.options import PreprocessOptions, parameter_hash
+from atlas_path.store.overview import (
+    background_of,
+    display_ranges,
+    outline_picture,
+    save_jpeg,
+)
+from atlas_path.store.plan import Base, choose_base, pyramid_sizes
+from atlas_path.tissue import (
+    TissueMask,
+    TissueParams,
+    find_tissue,
+    mask_from_geojson,
+    tissue_geojson,
+    window_fractions,
+)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One image to convert.
+
+    Args:
+        slide: the source file.
+        image_id: names the store.
+        out: folder of stores.
+        fingerprint: of the source, taken before reading.
+        mpp_given: um per px that overrides the file's, or None.
+    """
+
+    slide: Path
+    image_id: str
+    out: Path
+    fingerprint: dict[str, Any]
+    mpp_given: float | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A job and what the metadata will say of it."""
+
+    job: Job
+    meta: StoreMeta
+    fractions: tuple[np.ndarray, ...]
+    mask: np.ndarray
+    mask_mpp: Mpp
+    ranges: tuple[tuple[float, float], ...]
+    icc_profile: bytes | None
+
+
+def prepare(request: Request, options: PreprocessOptions, part: Path, threads: int = 2) -> Prepared:
+    """Decide how a slide is converted: resolution, tissue, levels, layouts. It will be written in `part`.
+
+    Writes the thumbnail with the tissue outline, whatever follows.
+
+    Raises:
+        MissingMppError: the slide's resolution is unknown and nobody gave it.
+        ResolutionError: the slide is too coarse for `options.mpp`.
+        NoTissueError: no window has tissue.
+        UnreadableSlideError: the file cannot be opened.
+    """
+    with open_slide(request.slide, request.mpp_given) as slide:
+        base = choose_base(request.slide, slide.levels, require_mpp(slide), options.mpp, options.tolerance)
+        thumbnail = read_thumbnail(slide, options.tissue_mpp, threads)
+        overview = thumbnail.pixels
+        if options.icc == "srgb":
+            overview = apply_icc_srgb(overview, slide.icc_profile)
+        tissue = _find(slide, overview, thumbnail, request, options)
+        picture = request.out / "thumbnails" / f"{request.image_id}.jpg"
+        save_jpeg(picture, outline_picture(overview, tissue.mask))
+        sizes = pyramid_sizes(base.height_px, base.width_px)
+        fractions = [window_fractions(tissue.mask, h, w, WINDOW_PX) for h, w in sizes]
+        keep = kept_windows(fractions, sizes, _scanned(slide, base))
+        if not keep[0].any():
+            raise NoTissueError(
+                request.slide,
+                "no tissue was found",
+                f"look at thumbnails/{request.image_id}.jpg; --tissue none keeps every window",
+            )
+        _write_outline(slide, tissue, request)
+        background = background_of(slide, overview, tissue)
+        job = Job(
+            slide_path=request.slide,
+            mpp_given=request.mpp_given,
+            part=part,
+            base=base,
+            background=background,
+            levels=_levels(slide, sizes, keep, background, options),
+            icc_srgb=options.icc == "srgb",
+            max_bad=options.max_bad,
+        )
+        return Prepared(
+            job=job,
+            meta=_meta(slide, job, tissue, request, options),
+            fractions=tuple(fractions),
+            mask=tissue.mask,
+            mask_mpp=tissue.mpp,
+            ranges=tuple(display_ranges(overview)),
+            icc_profile=slide.icc_profile,
+        )
+
+
+def _find(
+    slide: Slide, overview: np.ndarray, thumbnail: Thumbnail, request: Request, options: PreprocessOptions
+) -> TissueMask:
+    """The tissue mask: from an edited outline if there is one; all for `--tissue none`; else detected."""
+    outline = options.outline_of(request.image_id)
+    if outline is None:
+        params = TissueParams(**{**options.tissue_params, "method": options.tissue})
+        return find_tissue(overview, thumbnail.mpp, params, thumbnail.valid)
+    full, mask_px = slide.levels[0], (overview.shape[0], overview.shape[1])
+    return mask_from_geojson(
+        outline, mask_px, full.height_px, full.width_px, require_mpp(slide), _origin(slide)
+    )
+
+
+def _write_outline(slide: Slide, tissue: TissueMask, request: Request) -> None:
+    """`tissue/<image_id>.geojson`, to be opened, and edited, in QuPath."""
+    full = slide.levels[0]
+    outline = tissue_geojson(tissue.mask, full.height_px, full.width_px, _origin(slide))
+    write_json(request.out / "tissue" / f"{request.image_id}.geojson", outline)
+
+
+def _origin(slide: Slide) -> tuple[int, int]:
+    """(y, x) of the upper left pixel that QuPath shows: it crops slides to their scanned area."""
+    return slide.bounds_px[:2] if slide.bounds_px else (0, 0)
+
+
+def _scanned(slide: Slide, base: Base) -> np.ndarray | None:
+    """(rows, cols) bool, the windows of level 0 that touch the scanned area, where the format tells it."""
+    if slide.bounds_px is None:
+        return None
+    grid = Grid(base.height_px, base.width_px)
+    y, x, height, width = slide.bounds_px
+    rows, cols = np.arange(grid.rows) * WINDOW_PX, np.arange(grid.cols) * WINDOW_PX
+    in_y = ((rows + WINDOW_PX) * base.downsample_y > y) & (rows * base.downsample_y < y + height)
+    in_x = ((cols + WINDOW_PX) * base.downsample_x > x) & (cols * base.downsample_x < x + width)
+    return np.outer(in_y, in_x)
+
+
+def _levels(
+    slide: Slide,
+    sizes: list[tuple[int, int]],
+    keep: list[np.ndarray],
+    background: int | float,
+    options: PreprocessOptions,
+) -> tuple[LevelPlan, ...]:
+    dtype = slide.dtype.name
+    codec = lossless_codec(options.codec, dtype)
+    return tuple(
+        LevelPlan(
+            height_px=height,
+            width_px=width,
+            origin="reduced" if k else "decoded",
+            layout=lossless_layout(height, width, slide.n_channels, dtype, codec, background),
+            keep=keep[k],
+        )
+        for k, (height, width) in enumerate(sizes)
+    )
+
+
+def _meta(
+    slide: Slide, job: Job, tissue: TissueMask, request: Request, options: PreprocessOptions
+) -> StoreMeta:
+    outline = options.outline_of(request.image_id)
+    parameters = options.parameters(request.mpp_given, outline)
+    windows = job.levels[0].keep.size
+    return StoreMeta(
+        image_id=request.image_id,
+        atlas_path_version=__version__,
+        source=SourceRecord(
+            name=request.slide.name,
+            fingerprint=request.fingerprint,
+            reader=slide.reader,
+            reader_version=slide.reader_version,
+            vendor=slide.vendor,
+            compression=slide.compression,
+            kind=slide.kind,
+            height_px=slide.levels[0].height_px,
+            width_px=slide.levels[0].width_px,
+            n_levels=len(slide.levels),
+            mpp=MppRecord.of(slide.mpp) if slide.mpp else None,
+            mpp_source=slide.mpp_source,
+            bounds_px=slide.bounds_px,
+            has_icc_profile=slide.icc_profile is not None,
+            notes=tuple(slide.notes),
+        ),
+        mpp=MppRecord.of(job.base.mpp),
+        mpp_requested=options.mpp,
+        base=BaseRecord(
+            source_level=job.base.level,
+            how=job.base.how,
+            downsample_y=job.base.downsample_y,
+            downsample_x=job.base.downsample_x,
+        ),
+        codec=options.codec,
+        dtype=slide.dtype.name,
+        background=job.background,
+        channel_names=tuple(slide.channel_names),
+        levels=tuple(
+            LevelRecord(
+                height_px=level.height_px,
+                width_px=level.width_px,
+                origin=level.origin,
+                path=str(k) if level.layout else None,
+            )
+            for k, level in enumerate(job.levels)
+        ),
+        tissue=TissueRecord(
+            method="outline" if outline else options.tissue,
+            mpp=MppRecord.of(tissue.mpp),
+            area_mm2=round(tissue.area_mm2, 6),
+            flags=tissue.flags,
+        ),
+        counts=CountRecord(windows=windows, stored=job.n_kept, empty=windows - job.n_kept, bad=0, bad_px=0),
+        parameters=parameters,
+        parameters_sha256=parameter_hash(parameters),
+    )

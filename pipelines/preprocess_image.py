@@ -1,0 +1,137 @@
+"""One image: is its store up to date, and if not, make it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import cv2
+
+from atlas_path.errors import AtlasPathError, StaleStoreError, StoreError
+from atlas_path.slides import fingerprint
+from atlas_path.store import StoreMeta, open_store
+from atlas_path.store.commit import PartFolder, read_completion, store_path
+from atlas_path.store.convert import bands, finish, write_rows
+from atlas_path.store.job import Written
+from atlas_path.store.options import PreprocessOptions, parameter_hash
+from atlas_path.store.prepare import Prepared, Request, prepare
+from pipelines.preprocess_inputs import Item
+from pipelines.work import ImageRecord
+
+
+def up_to_date(item: Item, out: Path, options: PreprocessOptions) -> ImageRecord | None:
+    """The record of an image whose store needs no work; None when it must be made.
+
+    A store is kept when the slide's fingerprint and the parameters are those it was made with. When only the
+    slide changed it is made anew; when the parameters changed it is refused, because stores of two kinds in
+    one folder would be mixed without anybody noticing, unless `options.force`.
+    """
+    final = store_path(out, item.image_id)
+    if options.force or not final.exists():
+        return None
+    known = {"case_id": item.case_id, "source": str(item.path)}
+    try:
+        completion = read_completion(final)
+        current = fingerprint(item.path, full=completion["fingerprint"].get("hash") == "full")
+        if not same_content(completion["fingerprint"], dict(current)):
+            return None
+        wanted = parameter_hash(options.parameters(item.mpp_given, options.outline_of(item.image_id)))
+        if completion["parameters_sha256"] != wanted:
+            raise StaleStoreError(
+                final,
+                f"was made with other parameters ({_difference(final, item, options)})",
+                "use another output folder, or --force to make it anew",
+            )
+        return record_of(open_store(final).meta, item, out, "up_to_date")
+    except StaleStoreError as error:
+        return ImageRecord.failure(item.image_id, error, **known)
+    except (StoreError, KeyError):
+        return None  # incomplete or unreadable: made anew
+    except (AtlasPathError, OSError) as error:
+        return ImageRecord.failure(item.image_id, error, **known)
+
+
+def same_content(before: dict[str, object], now: dict[str, object]) -> bool:
+    """True when two fingerprints are of the same content; the time of the file does not count."""
+    return all(before.get(key) == now.get(key) for key in ("size", "n_files", "hash", "sha256"))
+
+
+def convert_image(item: Item, out: Path, options: PreprocessOptions, threads: int) -> ImageRecord:
+    """Make the store of one image. A slide that cannot be converted becomes a record with its reason."""
+    started = time.monotonic()
+    cv2.setNumThreads(1)  # threads are ours, one a shard; libraries must not multiply them
+    try:
+        meta, placed = _convert(item, out, options, threads)
+    except (AtlasPathError, OSError, ValueError, MemoryError, RuntimeError) as error:
+        return ImageRecord.failure(
+            item.image_id,
+            error,
+            case_id=item.case_id,
+            source=str(item.path),
+            seconds=round(time.monotonic() - started, 2),
+        )
+    record = record_of(meta, item, out, "written" if placed else "written_by_another_run")
+    seconds = time.monotonic() - started
+    record.seconds = round(seconds, 2)
+    record.mpix_per_s = round(meta.levels[0].height_px * meta.levels[0].width_px / 1e6 / seconds, 1)
+    return record
+
+
+def _convert(item: Item, out: Path, options: PreprocessOptions, threads: int) -> tuple[StoreMeta, bool]:
+    request = request_for(item, out, options)
+    final = store_path(out, item.image_id)
+    part = PartFolder(final)
+    try:
+        prepared = prepare(request, options, part.path, threads)
+        written = Written()
+        for rows in whole_or_bands(prepared):
+            written.add(write_rows(prepared.job, rows, threads))
+        replace = final.exists()
+        return finish(prepared, written, part, replace, threads)
+    except BaseException:
+        part.abandon()
+        raise
+
+
+def request_for(item: Item, out: Path, options: PreprocessOptions) -> Request:
+    """The request, with the fingerprint taken now, before a pixel is read.
+
+    Raises:
+        OSError: the slide cannot be read.
+    """
+    taken = dict(fingerprint(item.path, full=options.hash == "full"))
+    return Request(item.path, item.image_id, out, taken, item.mpp_given)
+
+
+def whole_or_bands(prepared: Prepared) -> list[range]:
+    """All shard rows at once: in one process bands would only make threads wait for each other."""
+    every = bands(prepared.job)
+    return [range(every[0].start, every[-1].stop)]
+
+
+def record_of(meta: StoreMeta, item: Item, out: Path, reason: str) -> ImageRecord:
+    """The manifest row of a complete store."""
+    return ImageRecord(
+        image_id=item.image_id,
+        case_id=item.case_id,
+        status="done",
+        reason=reason,
+        source=str(item.path),
+        store=store_path(out, item.image_id).relative_to(out).as_posix(),
+        mpp=round((meta.mpp.y * meta.mpp.x) ** 0.5, 6),
+        mpp_source=meta.source.mpp_source or "",
+        height_px=meta.levels[0].height_px,
+        width_px=meta.levels[0].width_px,
+        tissue_mm2=meta.tissue.area_mm2,
+        windows=meta.counts.stored,
+        bad_windows=meta.counts.bad,
+        flags=" ".join(meta.tissue.flags),
+    )
+
+
+def _difference(final: Path, item: Item, options: PreprocessOptions) -> str:
+    """Which parameters differ, as 'name before -> now'."""
+    before = open_store(final).meta.parameters
+    now = options.parameters(item.mpp_given, options.outline_of(item.image_id))
+    changed = [f"{k} {before.get(k)!r} -> {now.get(k)!r}" for k in now if before.get(k) != now.get(k)]
+    return ", ".join(changed) or "its format"
