@@ -9,6 +9,7 @@ from pathlib import Path
 
 from atlas_path.errors import UsageError
 from atlas_path.slides.base import SlideSource
+from atlas_path.slides.dicom_files import is_dicom, slide_series_uid
 
 SLIDE_SUFFIXES = (
     *(
@@ -25,7 +26,7 @@ SLIDE_SUFFIXES = (
         ".vms",
         ".vmu",
     ),
-    *(".czi", ".dcm", ".png", ".jpg", ".jpeg", ".zarr"),
+    *(".czi", ".dcm", ".dicom", ".dic", ".png", ".jpg", ".jpeg", ".zarr"),
 )
 _DOUBLE_SUFFIXES = (".ome.tiff", ".ome.tif", ".ome.btf", ".ome.zarr", ".qptiff.tif")
 
@@ -109,7 +110,7 @@ def _walk(root: Path) -> Iterator[Path]:
             path = here / name
             if _skipped(name) or name in companions:
                 continue
-            if path.suffix.lower() in SLIDE_SUFFIXES or mammogram_pseudonym(path):
+            if path.suffix.lower() in SLIDE_SUFFIXES or is_dicom(path) or mammogram_pseudonym(path):
                 yield path
 
 
@@ -132,11 +133,14 @@ def _one_per_dicom_series(found: dict[Path, Path]) -> dict[Path, Path]:
 
     Where a folder holds a single series of several files, the folder names the slide.
     """
-    kept = {path: relative for path, relative in found.items() if path.suffix.lower() != ".dcm"}
+    kept: dict[Path, Path] = {}
     series: dict[tuple[Path, str], list[Path]] = defaultdict(list)
-    for path in found:
-        if path.suffix.lower() == ".dcm":
-            series[path.parent, _slide_series_of(path)].append(path)
+    for path, relative in found.items():
+        uid = slide_series_uid(path)
+        if uid is None:
+            kept[path] = relative
+        else:
+            series[path.parent, uid].append(path)
     per_folder = Counter(folder for folder, _ in series)
     for (folder, _), paths in series.items():
         first = min(paths)
@@ -145,31 +149,6 @@ def _one_per_dicom_series(found: dict[Path, Path]) -> dict[Path, Path]:
             relative = relative.parent.with_name(relative.parent.name + ".dcm")
         kept[first] = relative
     return kept
-
-
-def _slide_series_of(path: Path) -> str:
-    """Series UID of a whole-slide instance; the file's own name for any other DICOM file."""
-    import pydicom
-    from pydicom.errors import InvalidDicomError
-
-    try:
-        header = pydicom.dcmread(
-            path, stop_before_pixels=True, specific_tags=["Modality", "SeriesInstanceUID"]
-        )
-    except (InvalidDicomError, OSError, ValueError, EOFError, AttributeError, KeyError, TypeError):
-        return path.name
-    if header.get("Modality") != "SM" or not header.get("SeriesInstanceUID"):
-        return path.name
-    return str(header.SeriesInstanceUID)
-
-
-def dicom_series_files(path: Path) -> list[Path]:
-    """All files in the folder of a DICOM whole-slide instance that belong to its series; itself otherwise."""
-    series = _slide_series_of(path)
-    if series == path.name:
-        return [path]
-    siblings = [file for file in path.parent.iterdir() if file.suffix.lower() == ".dcm" and file.is_file()]
-    return sorted(file for file in siblings if _slide_series_of(file) == series)
 
 
 def _stem(relative: Path) -> str:

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import TypedDict
 
+from atlas_path.slides.dicom_files import series_files
 from atlas_path.slides.find import is_zarr_folder
 
 HEAD_BYTES = 64 * 1024
@@ -68,11 +69,7 @@ def slide_files(path: Path) -> list[Path]:
         return sorted({path, *(file for file in named if file.is_file())})
     if path.is_dir():
         return sorted(file for file in path.iterdir() if file.is_file())
-    if suffix == ".dcm":
-        from atlas_path.slides.find import dicom_series_files
-
-        return dicom_series_files(path)
-    return [path]
+    return series_files(path)
 
 
 def _hash_file(digest: hashlib._Hash, file: Path, size: int, full: bool) -> None:

@@ -101,9 +101,7 @@ class JpegTiles:
         data = self.raw(row, col)
         if data is None:
             return None
-        if data[2:4] in (b"\xff\xe0", b"\xff\xee"):  # a JFIF or Adobe segment of its own could contradict
-            data = _without_app0_app14(data)
-        return self._prefix + data[2:]
+        return _with_prefix(data, self._prefix)
 
     def decode(self, row: int, col: int, scale: int = 1) -> np.ndarray | None:
         """The tile's pixels (tile_height, tile_width, 3 or 1) uint8; None where there is no tile.
@@ -172,6 +170,18 @@ class JpegTiles:
             f"JPEG tile (row {row}, column {col}) {what}",
             "copy the file again or rescan the slide",
         )
+
+
+def as_standalone(data: bytes, colour: Colour) -> bytes:
+    """A JPEG with its colour model stated, whatever it says of itself."""
+    return _with_prefix(data, SOI + _adobe(colour))
+
+
+def _with_prefix(data: bytes, prefix: bytes) -> bytes:
+    """`data` with `prefix` for its SOI; a JFIF or Adobe segment of its own could contradict and goes."""
+    if data[2:4] in (b"\xff\xe0", b"\xff\xee"):
+        data = _without_app0_app14(data)
+    return prefix + data[2:]
 
 
 def _adobe(colour: Colour) -> bytes:

@@ -70,6 +70,10 @@ class OpenSlideSlide(SlideReader):
     def jpeg_tiles(self, level: int) -> JpegTiles | None:
         return self._raw.get(level)
 
+    def use_raw_tiles(self, level: int, tiles: JpegTiles) -> None:
+        """Read a level from these tiles from now on; they must hold the same pixels."""
+        self._raw[level] = tiles
+
     def tile_px(self, level: int) -> tuple[int, int] | None:
         height, width = self._tile_px[level]
         return (int(height), int(width)) if height and width else None

@@ -15,6 +15,7 @@ import tifffile
 from atlas_path.errors import MissingMppError, SlideError, UnreadableSlideError, UnsupportedSlideError
 from atlas_path.geometry import Mpp
 from atlas_path.slides.base import Slide, SlideReader
+from atlas_path.slides.dicom_files import is_dicom
 from atlas_path.slides.find import is_zarr_folder, may_be_mammogram
 from atlas_path.slides.tiff_directories import check_directories
 
@@ -98,7 +99,7 @@ def _open_folder(path: Path) -> SlideReader:
         from atlas_path.slides.ome_zarr import OmeZarrSlide
 
         return OmeZarrSlide(path)
-    instances = sorted(file for file in path.iterdir() if file.suffix.lower() == ".dcm")
+    instances = sorted(file for file in path.iterdir() if is_dicom(file))
     if instances:
         return _open_dicom(instances[0])
     raise UnsupportedSlideError(
