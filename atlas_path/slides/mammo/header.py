@@ -1,11 +1,12 @@
 """Read a DICOM header without letting any of its text escape.
 
-pydicom names the file and quotes values in its warnings and exceptions, so it is always called through here:
-warnings are swallowed, exceptions are replaced by an error that carries a pseudonym and a reason.
+pydicom names the file and quotes values in its log, warnings and exceptions, so it is always called through
+here: log and warnings are silenced, exceptions replaced by an error that carries a pseudonym and a reason.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import struct
 import warnings
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import pydicom
+import pydicom.config
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 
@@ -30,6 +32,17 @@ PIXEL_DATA_TAG = struct.pack("<HH", 0x7FE0, 0x0010)
 PIXEL_DATA_TAG_BIG = struct.pack(">HH", 0x7FE0, 0x0010)
 UNDEFINED_LENGTH = 0xFFFFFFFF
 SHORT_TEXT = 64
+LIBRARY_FAULTS = (
+    ValueError, TypeError, LookupError, AttributeError, ArithmeticError, NotImplementedError, RecursionError,
+    AssertionError, EOFError, struct.error,
+)  # fmt: skip
+"""What a damaged header makes pydicom raise, here or there."""
+
+
+# pydicom writes offending values to its log and into warnings; neither may carry a name anywhere
+pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
+warnings.filterwarnings("ignore", module=r"pydicom\b")
 
 
 @dataclass(frozen=True)
@@ -83,6 +96,8 @@ def read_header(path: Path) -> Header:
         file_bytes = path.stat().st_size
         with path.open("rb") as file:
             return _read_open(file, path, subject, pseudonyms, file_bytes)
+    except UnreadableMammogramError:
+        raise
     except OSError as error:
         raise UnreadableMammogramError(
             subject, f"cannot be opened ({error.strerror or 'input/output error'})", "check the file"
@@ -141,15 +156,7 @@ def quiet_pydicom(subject: str, what: str) -> Iterator[None]:
         raise UnreadableMammogramError(
             subject, f"ends inside {what}", "copy or export it again", "truncated"
         ) from None
-    except (
-        ValueError,
-        TypeError,
-        KeyError,
-        AttributeError,
-        IndexError,
-        NotImplementedError,
-        struct.error,
-    ) as error:
+    except LIBRARY_FAULTS as error:
         raise UnreadableMammogramError(
             subject, f"{what} is malformed ({type(error).__name__})", "export it again", "damaged"
         ) from None
@@ -203,5 +210,5 @@ def _value(dataset: Dataset, keyword: str) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return dataset.get(keyword)
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, LookupError):
+    except LIBRARY_FAULTS:
         return None  # a malformed element counts as absent: the rules then say what its absence means
