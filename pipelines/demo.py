@@ -110,4 +110,4 @@ def _must_be_ok(stage: str, exit_code: ExitCode) -> None:
 
 
 def _auroc(metrics: dict[str, Any]) -> float:
-    return float(metrics["discrimination"]["auroc"]["value"])
+    return float(metrics["primary"]["number"]["value"])

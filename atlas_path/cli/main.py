@@ -11,6 +11,7 @@ import typer
 
 from atlas_path import RESEARCH_USE_ONLY, __version__
 from atlas_path.cli.doctor import doctor
+from atlas_path.cli.evaluate import evaluate
 from atlas_path.cli.init import init
 from atlas_path.cli.preprocess import preprocess
 from atlas_path.cli.train import train
@@ -41,6 +42,7 @@ def _root(
 
 
 app.command()(doctor)
+app.command()(evaluate)
 app.command()(init)
 app.command()(preprocess)
 app.command()(train)
