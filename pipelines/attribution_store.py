@@ -58,6 +58,7 @@ class AttributionInfo(BaseModel):
     model_sha256: str
     store: str = ""
     store_key: str = ""
+    kind: int = 0
 
 
 @dataclass(frozen=True)

@@ -69,21 +69,19 @@ def paint(grey: NDArray[Any], share: NDArray[Any], dark: bool = False) -> NDArra
     hue = np.where((np.nan_to_num(share) > 0)[..., None], FOR, AGAINST).astype(np.float32)
     base = np.asarray(grey, np.float32)[..., None]
     if dark:
-        picture = base * (1.0 - 0.6 * amount) + amount * hue * (0.45 + 0.55 * base)
+        picture = base * (1.0 - 0.7 * amount) + amount * hue * (0.7 + 0.3 * base)
     else:
         picture = base * (1.0 - amount * (1.0 - hue))
     return np.asarray(np.round(np.clip(picture, 0.0, 1.0) * 255.0), np.uint8)
 
 
 def grey_of(picture: NDArray[np.uint8], dark: bool = False) -> NDArray[np.float32]:
-    """(h, w, c) uint8 to grey in 0..1; bright-field pictures are lightened so that colour shows on tissue."""
-    channels = picture.astype(np.float32) / 255.0
-    grey = (
-        channels[..., :3] @ np.array([0.299, 0.587, 0.114], np.float32)
-        if channels.shape[-1] >= 3
-        else channels[..., 0]
-    )
-    return grey if dark else 0.35 + 0.65 * grey
+    """(h, w, 3) uint8 to grey in 0..1; bright-field pictures are lightened so that colour shows on tissue."""
+    channels = picture[..., :3].astype(np.float32) / 255.0
+    if dark:  # a single bright channel is all there is: blue nuclei must not vanish
+        return np.asarray(channels.max(axis=-1), np.float32)
+    weights = np.array([0.299, 0.587, 0.114], np.float32)
+    return np.asarray(0.35 + 0.65 * (channels @ weights), np.float32)
 
 
 def is_dark(picture: NDArray[np.uint8]) -> bool:

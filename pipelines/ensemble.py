@@ -118,11 +118,12 @@ class Ensemble:
     def run(self, batch: WindowBatch, maps: bool) -> list[tuple[list[MemberResult], CaseMaps]]:
         """Score the cases of a batch: one forward pass a member gives the prediction and its map.
 
+        Pixels stay where they are; the model moves them to its device piece by piece.
+
         Returns:
             For each case the members' results and the mean map of its windows, in their order in the batch.
         """
         started = time.perf_counter()
-        batch = batch.to(self.device)
         case_N = batch.case_I[batch.image_N].cpu().numpy()
         outputs = [self._forward(member, batch, maps) for member in self.members]
         answers = [

@@ -271,6 +271,7 @@ def _write_maps(
             model_sha256=ensemble.sha256,
             store=relative(image.store.path, scores),
             store_key=store_key(image.store),
+            kind=image.ref.kind,
         )
         attribution = Attribution(info, image.ref.row_col, terms, np.ascontiguousarray(attention_NT[own]))
         write_attribution(attribution_path(scores, image.planned.image_id), attribution)

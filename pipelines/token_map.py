@@ -130,13 +130,19 @@ class TokenMap:
         return np.asarray(self.value_NT.sum(axis=1, dtype=np.float64), np.float32)
 
     def peak_px(self) -> NDArray[np.float64]:
-        """(N, 2) level pixel (y, x) of the centre of each window's strongest token (by absolute value)."""
-        strength = np.where(self.tokens_inside(), np.abs(self.value_NT), -1.0)
+        """(N, 2) level pixel (y, x) at the centre of each window's strongest token of the window's sign."""
+        sign_N = np.where(self.window_sums() < 0, -1.0, 1.0).astype(np.float32)
+        strength = np.where(self.tokens_inside(), self.value_NT * sign_N[:, None], -np.inf)
         best = strength.argmax(axis=1)
         row_NT, col_NT = self.token_row_col()
         index = np.arange(len(best))
         tokens = np.stack([row_NT[index, best], col_NT[index, best]], axis=1)
         return (tokens + 0.5) * TOKEN_PX
+
+    def area_mm2(self) -> float:
+        """Area of the evaluated tokens."""
+        mpp = self.frame.mpp
+        return float(self.tokens_inside().sum()) * TOKEN_PX**2 * mpp.y * mpp.x / 1e6
 
     def window_boxes_px(self) -> NDArray[np.float64]:
         """(N, 4) level pixels (y0, x0, y1, x1) of the windows, clipped to the level."""

@@ -12,8 +12,10 @@ import typer
 from atlas_path import RESEARCH_USE_ONLY, __version__
 from atlas_path.cli.doctor import doctor
 from atlas_path.cli.evaluate import evaluate
+from atlas_path.cli.heatmap import heatmap
 from atlas_path.cli.init import init
 from atlas_path.cli.preprocess import preprocess
+from atlas_path.cli.score import score
 from atlas_path.cli.train import train
 from atlas_path.errors import AtlasPathError, ExitCode
 
@@ -43,8 +45,10 @@ def _root(
 
 app.command()(doctor)
 app.command()(evaluate)
+app.command()(heatmap)
 app.command()(init)
 app.command()(preprocess)
+app.command()(score)
 app.command()(train)
 
 

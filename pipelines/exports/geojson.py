@@ -3,7 +3,8 @@
 Schema as QuPath reads it: `objectType` tile, `id` a UUID, `measurements` an object of numbers, coordinates in
 pixels of the full-resolution image as QuPath shows it (bounds offset subtracted). A viewer chokes on
 hundreds of thousands of polygons, so tokens are binned into cells of 1, 2, 4, 8 or 16 tokens a side, the
-finest at which at most `cap` cells hold `COVERAGE` of all evidence, and only these cells are written.
+finest at which at most `cap` cells hold `COVERAGE` of all evidence, and only these cells are written, without
+those that are negligible on the cohort's scale.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 from atlas_path import RESEARCH_USE_ONLY
 from atlas_path.geometry import TOKEN_PX, WINDOW_TOKENS
 from atlas_path.results import commit_text
-from pipelines.colours import AGAINST, FOR
+from pipelines.colours import AGAINST, FOR, NEGLIGIBLE
 from pipelines.exports.overlay import binned
 from pipelines.token_map import TokenMap
 
@@ -55,6 +56,7 @@ def write_geojson(
         mass = np.cumsum(np.abs(mean).ravel()[order], dtype=np.float64)
         total = float(mass[-1])
         needed = int(np.searchsorted(mass, COVERAGE * total) + 1) if total > 0 else 0
+        needed = min(needed, int((np.abs(mean) >= NEGLIGIBLE * limit).sum()))
         if needed <= cap or bin_tokens == WINDOW_TOKENS:
             break
         bin_tokens *= 2
@@ -63,7 +65,9 @@ def write_geojson(
         _feature(token_map, mean, int(index), rank, bin_tokens, limit, label, total)
         for rank, index in enumerate(kept, start=1)
     ]
-    commit_text(path, json.dumps({"type": "FeatureCollection", "features": features}, allow_nan=False) + "\n")
+    about = {"what": token_map.what, "intended_use": RESEARCH_USE_ONLY, "tokens_a_side": bin_tokens}
+    collection = {"type": "FeatureCollection", "atlas_path": about, "features": features}
+    commit_text(path, json.dumps(collection, allow_nan=False) + "\n")
     share = float(mass[len(kept) - 1] / total) if len(kept) else 0.0
     return GeoJsonSummary(len(features), bin_tokens, share)
 
@@ -104,6 +108,5 @@ def _feature(
                 "share of evidence": abs(value) / total if total else 0.0,
                 "rank": rank,
             },
-            "metadata": {"what": token_map.what, "intended use": RESEARCH_USE_ONLY},
         },
     }

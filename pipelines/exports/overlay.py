@@ -27,6 +27,7 @@ from pipelines.token_map import TokenMap
 
 MARGIN, GAP, HEADER, FOOTER = 28, 24, 92, 132
 INK, SOFT_INK, PAPER, LINE = (25, 25, 25), (105, 105, 105), (255, 255, 255), (150, 150, 150)
+WARNING = (176, 32, 32)
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Caption:
 
     title: str
     verdict: str
-    notes: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def binned(values: NDArray[np.float32], bin_tokens: int) -> NDArray[np.float32]:
@@ -154,11 +155,10 @@ def _outline(overlay: NDArray[np.uint8], evaluated: NDArray[np.bool_]) -> None:
 def _header(draw: ImageDraw.ImageDraw, caption: Caption, figure_width: int) -> None:
     draw.text((MARGIN, 14), caption.title, SOFT_INK, font=_font(17))
     draw.text((MARGIN, 38), caption.verdict, INK, font=_font(24))
-    if caption.notes:
+    for i, note in enumerate(caption.notes):
         font = _font(15)
-        draw.text(
-            (figure_width - MARGIN - draw.textlength(caption.notes, font), 16), caption.notes, SOFT_INK, font
-        )
+        left = figure_width - MARGIN - draw.textlength(note, font)
+        draw.text((left, 16 + 20 * i), note, WARNING, font)
 
 
 def nice_length_mm(longest_mm: float) -> float:

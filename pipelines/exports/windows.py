@@ -14,6 +14,7 @@ from atlas_path import RESEARCH_USE_ONLY
 from atlas_path.geometry import TOKEN_PX, WINDOW_PX
 from atlas_path.results import write_table
 from pipelines.colours import AGAINST, FOR
+from pipelines.exports.overlay import Caption
 from pipelines.exports.picture import rgb8_range, to_rgb8
 from pipelines.token_map import TokenMap
 
@@ -90,7 +91,13 @@ def write_windows(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def write_contact_sheet(
-    path: Path, token_map: TokenMap, store: Store, level: int, rows: list[dict[str, Any]], title: str, k: int
+    path: Path,
+    token_map: TokenMap,
+    store: Store,
+    level: int,
+    rows: list[dict[str, Any]],
+    caption: Caption,
+    k: int,
 ) -> None:
     """The `k` windows that spoke most for the class above, the `k` that spoke most against it below.
 
@@ -111,7 +118,9 @@ def write_contact_sheet(
     height = TITLE_PX + sum(30 + n * (CELL_PX + CAPTION_PX + GAP_PX) for n in lines) + 36
     sheet = Image.new("RGB", (width, height), (255, 255, 255))
     draw = ImageDraw.Draw(sheet)
-    draw.text((MARGIN_PX, 12), title, (25, 25, 25), font=ImageFont.load_default(20))
+    draw.text(
+        (MARGIN_PX, 12), f"{caption.title}   {caption.verdict}", (25, 25, 25), font=ImageFont.load_default(20)
+    )
     draw.text((MARGIN_PX, 38), token_map.what, (105, 105, 105), font=ImageFont.load_default(15))
     y = TITLE_PX
     for (name, members, hue), n_lines in zip(bands, lines, strict=True):

@@ -1,0 +1,67 @@
+"""The words over a picture: which case, what was predicted, and what to know before believing it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from atlas_path.results import ScoresInfo
+from pipelines.explain import Explained
+from pipelines.exports.overlay import Caption
+from pipelines.token_map import TokenMap
+
+LONGEST_NOTE = 76
+
+
+def caption_of(
+    row: Mapping[str, Any],
+    image: Mapping[str, Any],
+    info: ScoresInfo,
+    explained: Explained,
+    token_map: TokenMap,
+) -> Caption:
+    """Header of an image's figures.
+
+    Args:
+        row: the case's row of `predictions.csv`.
+        image: the image's row of `images.csv`.
+    """
+    title = f"case {row['case_id']}"
+    if row["case_id"] != token_map.image_id:
+        title += f"   image {token_map.image_id}"
+    notes = []
+    if str(image.get("in_distribution")) == "False":
+        notes.append(f"unlike the training images: {image['deviations']}")
+    if row["case_id"] in info.leaked_training_cases:
+        notes.append("this case was used for training")
+    return Caption(title, verdict(row, info, explained), tuple(_shortened(note) for note in notes))
+
+
+def verdict(row: Mapping[str, Any], info: ScoresInfo, explained: Explained) -> str:
+    """What was predicted, in one line."""
+    if row["status"] == "abstained":
+        return "no prediction: the case is unlike the training images"
+    kind, name = info.task.kind, explained.label
+    calibrated = "calibrated" if str(row["calibrated"]) == "True" else "not calibrated"
+    if kind in ("binary", "multiclass", "multilabel"):
+        text = f"{name}: probability {float(row[f'prob_{name}']):.3f} ({calibrated})"
+        if kind == "multiclass" or (kind == "binary" and name == info.task.classes[0]):
+            return f"{text}, predicted: {row['pred_label']}"
+        threshold = _threshold(row, info, name)
+        reached = name in str(row["pred_label"]).split(";")
+        return f"{text}, {'reaches' if reached else 'below'} the threshold {threshold:.3f}"
+    if kind == "ordinal":
+        chance = float(row[f"prob_{row['pred_label']}"])
+        return f"{info.task.name}: {row['pred_label']}, probability {chance:.3f} ({calibrated})"
+    if kind == "survival":
+        return f"{info.task.name}: risk {float(row['risk']):.3f}"
+    return f"{name}: {float(row[f'value_{name}']):.4g}"
+
+
+def _threshold(row: Mapping[str, Any], info: ScoresInfo, name: str) -> float:
+    parts = str(row["threshold"]).split(";")
+    return float(parts[info.task.classes.index(name)] if len(parts) > 1 else parts[0])
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST_NOTE else text[: LONGEST_NOTE - 3] + "..."
