@@ -10,9 +10,11 @@ from typing import Annotated
 import typer
 
 from atlas_path import RESEARCH_USE_ONLY, __version__
+from atlas_path.cli.demo import demo
 from atlas_path.cli.doctor import doctor
 from atlas_path.cli.evaluate import evaluate
 from atlas_path.cli.heatmap import heatmap
+from atlas_path.cli.info import info
 from atlas_path.cli.init import init
 from atlas_path.cli.preprocess import preprocess
 from atlas_path.cli.score import score
@@ -43,13 +45,16 @@ def _root(
     """Options that come before the command."""
 
 
-app.command()(doctor)
-app.command()(evaluate)
-app.command()(heatmap)
-app.command()(init)
+# the stages in their order, then what helps around them
 app.command()(preprocess)
-app.command()(score)
 app.command()(train)
+app.command()(score)
+app.command()(heatmap)
+app.command()(evaluate)
+app.command()(init)
+app.command()(info)
+app.command()(doctor)
+app.command()(demo)
 
 
 def main() -> None:
