@@ -35,10 +35,14 @@ class Level:
 
 @dataclass(frozen=True)
 class SlideSource:
-    """One input image: where it lies and the id that names its store, rows and pictures."""
+    """One input image: where it lies and the id that names its store, rows and pictures.
+
+    The name of a `private` file (a mammogram's) may be an identifier and is written nowhere.
+    """
 
     path: Path
     image_id: str
+    private: bool = False
 
 
 @runtime_checkable

@@ -40,7 +40,7 @@ def open_dicom(path: Path) -> SlideReader:
             fallback = DicomSlide(path)
         except UnreadableSlideError:
             raise refusal from None
-        fallback.notes = (*fallback.notes, f"read with pydicom: OpenSlide says {refusal.fault}")
+        fallback.notes = (*fallback.notes, "read with pydicom: OpenSlide does not open this kind of DICOM")
         return fallback
     slide.mpp_source = "dicom" if slide.mpp else None
     _lend_raw_tiles(path, slide)

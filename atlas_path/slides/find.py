@@ -57,8 +57,7 @@ def find_slides(inputs: Sequence[Path]) -> list[SlideSource]:
     if not sources:
         names = ", ".join(str(given) for given in inputs) or "nothing"
         raise UsageError(names, "holds no slides", f"give slides or folders of {' '.join(SLIDE_SUFFIXES)}")
-    named = [SlideSource(one.path, mammogram_pseudonym(one.path) or one.image_id) for one in _named(sources)]
-    return sorted(named, key=lambda source: (source.image_id, source.path))
+    return sorted(map(with_pseudonym, _named(sources)), key=lambda source: (source.image_id, source.path))
 
 
 def is_zarr_folder(path: Path) -> bool:
@@ -86,6 +85,12 @@ def mammogram_pseudonym(path: Path) -> str | None:
     from atlas_path.slides.mammo import is_mammogram, mammogram_id
 
     return mammogram_id(path) if is_mammogram(path) else None
+
+
+def with_pseudonym(source: SlideSource) -> SlideSource:
+    """The source itself, or, if it is a mammogram, one that is private and named by its pseudonym."""
+    pseudonym = mammogram_pseudonym(source.path)
+    return SlideSource(source.path, pseudonym, private=True) if pseudonym else source
 
 
 def _walk(root: Path) -> Iterator[Path]:

@@ -1,9 +1,9 @@
 """Vendor formats through OpenSlide, with three of its habits mended.
 
 One unreadable tile makes every later read of the same handle fail: the handle is replaced and the read tried
-once more on a fresh one. Formats that are plain tiled JPEG TIFFs underneath (Aperio) are read from the raw
-tiles: the same pixels, twice as fast, and never shifted by a fraction of a pixel on coarse levels. Areas the
-scanner did not visit are transparent in OpenSlide; here they are background.
+once more on a fresh one. Formats that are plain tiled JPEG underneath (Aperio, Philips, DICOM) are read from
+the raw tiles: the same pixels, twice as fast, and never shifted by a fraction of a pixel on coarse levels.
+Areas the scanner did not visit are transparent in OpenSlide; here they are background.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from atlas_path.slides.jpeg_tiles import JpegTiles
 from atlas_path.slides.tiff_pages import JPEG, PageTiles, SharedFile
 from atlas_path.slides.tiling import TileCache, fill_from_tiles
 
-_PLAIN_TILED_VENDORS = {"aperio"}
+_PLAIN_TILED_VENDORS = {"aperio", "philips"}
 _JPEG2000 = {33003, 33005, 34712}
 _ERRORS = (openslide.OpenSlideError, OSError, ValueError)
 
@@ -116,7 +116,7 @@ class OpenSlideSlide(SlideReader):
         except _ERRORS as error:
             raise UnreadableSlideError(
                 self.path,
-                f"level {level} does not decode at y={y_px} x={x_px} ({_one_line(error)})",
+                f"level {level} does not decode at y={y_px} x={x_px} ({_one_line(error, self.path)})",
                 "copy the file again or rescan the slide",
             ) from error
         finally:
@@ -142,7 +142,7 @@ class OpenSlideSlide(SlideReader):
         except _ERRORS as error:
             raise UnreadableSlideError(
                 self.path,
-                f"damaged, cut off, or with a missing companion file ({_one_line(error)})",
+                f"damaged, cut off, or with a missing companion file ({_one_line(error, self.path)})",
                 "copy all files of the slide again and compare sizes",
             ) from error
 
@@ -162,7 +162,8 @@ class OpenSlideSlide(SlideReader):
         """Compression of level 0 and, for plain tiled TIFFs, the raw JPEG tiles of each level."""
         try:
             with tifffile.TiffFile(self.path) as tif:
-                self.compression = _compression(tif.pages.first)
+                largest = max(tif.pages, key=lambda page: page.imagelength * page.imagewidth)
+                self.compression = _compression(largest)
                 if self.vendor not in _PLAIN_TILED_VENDORS:
                     return
                 file = SharedFile(self.path)
@@ -203,5 +204,6 @@ def _background(hexadecimal: str | None) -> np.ndarray:
     return np.array([int(value[i : i + 2], 16) for i in (0, 2, 4)], np.float32)
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]
+def _one_line(error: BaseException, path: Path) -> str:
+    """OpenSlide's words without the path, which the error names already."""
+    return " ".join(str(error).replace(str(path.parent), "").split())[:200]

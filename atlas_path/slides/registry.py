@@ -20,9 +20,10 @@ from atlas_path.slides.find import is_zarr_folder, may_be_mammogram
 from atlas_path.slides.tiff_directories import check_directories
 
 if TYPE_CHECKING:
-    from atlas_path.slides.mammo import MammoOptions
+    from atlas_path.slides.mammo_options import MammoOptions
 
 _OPENSLIDE_SUFFIXES = {".mrxs", ".vms", ".vmu", ".svslide", ".czi"}
+_TIFF_FALLBACK = {"aperio", "hamamatsu", "leica"}  # not those whose tiles overlap: they need stitching
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG_MAGIC, _JPEG_MAGIC = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 
@@ -50,7 +51,7 @@ def require_mpp(slide: Slide) -> Mpp:
     """
     if slide.mpp is None:
         raise MissingMppError(
-            slide.path,
+            getattr(slide, "subject", slide.path),
             "says no micrometres per pixel",
             "give them in --mpp-csv (columns wsi,mpp) or in the cohort's mpp column",
         )
@@ -122,12 +123,14 @@ def _open_tiff(path: Path) -> SlideReader:
     try:
         return _openslide(path)
     except SlideError as refusal:
+        if vendor not in _TIFF_FALLBACK:
+            raise
         check_directories(path)
         try:
             slide = TiffSlide(path)
         except SlideError:
             raise refusal from None
-        slide.notes = (*slide.notes, f"read with tifffile: OpenSlide says {refusal.fault}")
+        slide.notes = (*slide.notes, f"read with tifffile: OpenSlide does not open this {vendor} file")
         return slide
 
 
