@@ -13,7 +13,7 @@ from atlas_path.slides import SlideSource
 from atlas_path.store.commit import sweep
 from atlas_path.store.options import PreprocessOptions
 from pipelines.cluster import available_cores, workers
-from pipelines.preprocess_image import convert_image, up_to_date
+from pipelines.preprocess_image import convert_image, failed, up_to_date
 from pipelines.preprocess_inputs import Item, collect
 from pipelines.preprocess_report import write_run
 from pipelines.work import BatchResult, ImageRecord, bounded, update_manifest
@@ -55,7 +55,7 @@ def preprocess(inputs: Sequence[Path], out: Path, options: PreprocessOptions) ->
 
 def preprocess_one(source: SlideSource, out: Path, options: PreprocessOptions) -> ImageRecord:
     """Convert one slide in this process; an up-to-date store is kept. A bad slide becomes a record."""
-    item = Item(source.path, source.image_id, source.image_id)
+    item = Item(source.path, source.image_id, source.image_id, private=source.private)
     record = up_to_date(item, out, options)
     return record or convert_image(item, out, options, available_cores())
 
@@ -103,9 +103,9 @@ def _outcome(item: Item, future: Future[ImageRecord]) -> ImageRecord:
             item.image_id,
             item.case_id,
             reason="worker_died",
-            source=str(item.path),
-            error=f"{item.path}: the worker process that converted it died, likely out of memory; "
+            source=item.shown,
+            error=f"{item.shown}: the worker process that converted it died, likely out of memory; "
             "try it alone with --workers 1, or give it more memory",
         )
     except Exception as error:  # noqa: BLE001 - the boundary: whatever a worker raises is that slide's failure
-        return ImageRecord.failure(item.image_id, error, case_id=item.case_id, source=str(item.path))
+        return failed(item, error, case_id=item.case_id, source=item.shown)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import cv2
 
@@ -29,7 +30,7 @@ def up_to_date(item: Item, out: Path, options: PreprocessOptions) -> ImageRecord
     final = store_path(out, item.image_id)
     if options.force or not final.exists():
         return None
-    known = {"case_id": item.case_id, "source": str(item.path)}
+    known = {"case_id": item.case_id, "source": item.shown}
     try:
         completion = read_completion(final)
         current = fingerprint(item.path, full=completion["fingerprint"].get("hash") == "full")
@@ -44,11 +45,11 @@ def up_to_date(item: Item, out: Path, options: PreprocessOptions) -> ImageRecord
             )
         return record_of(open_store(final).meta, item, out, "up_to_date")
     except StaleStoreError as error:
-        return ImageRecord.failure(item.image_id, error, **known)
+        return failed(item, error, **known)
     except (StoreError, KeyError):
         return None  # incomplete or unreadable: made anew
     except (AtlasPathError, OSError) as error:
-        return ImageRecord.failure(item.image_id, error, **known)
+        return failed(item, error, **known)
 
 
 def same_content(before: dict[str, object], now: dict[str, object]) -> bool:
@@ -63,11 +64,11 @@ def convert_image(item: Item, out: Path, options: PreprocessOptions, threads: in
     try:
         meta, placed = _convert(item, out, options, threads)
     except (AtlasPathError, OSError, ValueError, MemoryError, RuntimeError) as error:
-        return ImageRecord.failure(
-            item.image_id,
+        return failed(
+            item,
             error,
             case_id=item.case_id,
-            source=str(item.path),
+            source=item.shown,
             seconds=round(time.monotonic() - started, 2),
         )
     record = record_of(meta, item, out, "written" if placed else "written_by_another_run")
@@ -116,7 +117,7 @@ def record_of(meta: StoreMeta, item: Item, out: Path, reason: str) -> ImageRecor
         case_id=item.case_id,
         status="done",
         reason=reason,
-        source=str(item.path),
+        source=item.shown,
         store=store_path(out, item.image_id).relative_to(out).as_posix(),
         mpp=round((meta.mpp.y * meta.mpp.x) ** 0.5, 6),
         mpp_source=meta.source.mpp_source or "",
@@ -127,6 +128,15 @@ def record_of(meta: StoreMeta, item: Item, out: Path, reason: str) -> ImageRecor
         bad_windows=meta.counts.bad,
         flags=" ".join(meta.tissue.flags),
     )
+
+
+def failed(item: Item, error: BaseException, **known: Any) -> ImageRecord:
+    """The record of an image that could not be made, without the name of a private file."""
+    record = ImageRecord.failure(item.image_id, error, **known)
+    if item.private:
+        for text in (str(item.path), str(item.path.absolute()), item.path.name):
+            record.error = record.error.replace(text, item.image_id)
+    return record
 
 
 def _difference(final: Path, item: Item, options: PreprocessOptions) -> str:

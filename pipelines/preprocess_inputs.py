@@ -11,6 +11,7 @@ from pathlib import Path
 from atlas_path.cohort import read_cohort
 from atlas_path.errors import CohortError, UsageError
 from atlas_path.slides import find_slides
+from atlas_path.slides.find import mammogram_pseudonym
 from atlas_path.store.options import PreprocessOptions
 
 
@@ -22,6 +23,12 @@ class Item:
     image_id: str
     case_id: str
     mpp_given: float | None = None
+    private: bool = False
+
+    @property
+    def shown(self) -> str:
+        """What tables and errors may say of where it lies."""
+        return self.image_id if self.private else str(self.path)
 
 
 def collect(inputs: Sequence[Path], out: Path, options: PreprocessOptions) -> list[Item]:
@@ -38,7 +45,7 @@ def collect(inputs: Sequence[Path], out: Path, options: PreprocessOptions) -> li
     if inputs:
         known = {item.path.resolve() for item in items}
         items += [
-            Item(source.path, source.image_id, source.image_id)
+            Item(source.path, source.image_id, source.image_id, private=source.private)
             for source in find_slides(inputs)
             if out.resolve() not in source.path.resolve().parents and source.path.resolve() not in known
         ]
@@ -64,7 +71,8 @@ def _from_cohort(table: Path) -> list[Item]:
             if path is None or not path.exists():
                 missing.append(f"row {image.row}: {image.path or 'no path'}")
             else:
-                items.append(Item(path, image.image_id, case.case_id, image.mpp))
+                private = mammogram_pseudonym(path) is not None
+                items.append(Item(path, image.image_id, case.case_id, image.mpp, private))
     if missing and not items:
         raise CohortError(
             table, f"none of its files exist ({'; '.join(missing[:5])})", "correct the path column"

@@ -34,7 +34,7 @@ def write_rows(job: Job, rows: range, threads: int) -> Written:
         DamagedSlideError: too many windows are unreadable.
     """
     cv2.setNumThreads(1)  # the threads are ours: one a shard
-    with open_slide(job.slide_path, job.mpp_given) as slide:
+    with open_slide(job.slide_path, job.mpp_given, job.mammo) as slide:
         return ChainWriter(job, BaseReader(slide, job)).write(rows, threads)
 
 

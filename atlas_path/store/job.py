@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from atlas_path.geometry import Grid
+from atlas_path.slides.mammo_options import MammoOptions
 from atlas_path.store.layout import ArrayLayout
 from atlas_path.store.meta import Origin
 from atlas_path.store.plan import Base
@@ -52,6 +53,8 @@ class Job:
     levels: tuple[LevelPlan, ...]
     icc_srgb: bool
     max_bad: float
+    mammo: MammoOptions
+    subject: str
 
     @property
     def n_kept(self) -> int:

@@ -119,6 +119,8 @@ class StoreMeta(_Record):
     counts: CountRecord
     parameters: dict[str, Any]
     parameters_sha256: str
+    facts: dict[str, Any] = {}
+    """What the slide itself wants kept, by its allow-list (`KeepsAttributes`: view, side, VOI items)."""
 
 
 def multiscales(name: str, axes: str, paths: list[tuple[str, Mpp]], base: Mpp) -> dict[str, Any]:

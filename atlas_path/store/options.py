@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from atlas_path.slides.mammo_options import MammoOptions
 from atlas_path.tissue import TissueParams
 
 Codec = Literal["lz4", "zstd", "jpeg"]
@@ -51,6 +52,9 @@ class PreprocessOptions(BaseModel):
     icc: Literal["keep", "srgb"] = Field(
         default="keep", description="'srgb' applies the embedded colour profile"
     )
+    mammo: MammoOptions = Field(
+        default_factory=MammoOptions, description="policies of the mammography reader"
+    )
     hash: Literal["sampled", "full"] = Field(default="sampled", description="content hash of the fingerprint")
 
     workers: int | None = Field(
@@ -86,6 +90,7 @@ class PreprocessOptions(BaseModel):
 
     def content(self) -> dict[str, Any]:
         """The options that change a store's content, as JSON."""
+        mammo = self.mammo.model_dump(exclude_defaults=True)
         return {
             "format_revision": FORMAT_REVISION,
             "mpp": self.mpp,
@@ -97,6 +102,7 @@ class PreprocessOptions(BaseModel):
             "tissue_params": self.tissue_params,
             "max_bad": self.max_bad,
             "icc": self.icc,
+            **({"mammo": mammo} if mammo else {}),
         }
 
     def parameters(self, mpp_given: float | None, outline: Path | None) -> dict[str, Any]:

@@ -53,7 +53,11 @@ class Base:
 
 
 def choose_base(
-    path: Path, levels: Sequence[Level], mpp: Mpp | None, wanted: float | Literal["native"], tolerance: float
+    path: Path | str,
+    levels: Sequence[Level],
+    mpp: Mpp | None,
+    wanted: float | Literal["native"],
+    tolerance: float,
 ) -> Base:
     """The cheapest way to the resolution `wanted` (um/px).
 

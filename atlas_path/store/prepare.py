@@ -12,7 +12,7 @@ from atlas_path import __version__
 from atlas_path.errors import NoTissueError
 from atlas_path.geometry import WINDOW_PX, Grid, Mpp
 from atlas_path.slides import Thumbnail, open_slide, read_thumbnail, require_mpp
-from atlas_path.slides.base import Slide
+from atlas_path.slides.base import KeepsAttributes, KnowsItsTissue, Slide
 from atlas_path.slides.colour import apply_icc_srgb
 from atlas_path.store.codecs import lossless_codec
 from atlas_path.store.job import Job, LevelPlan, kept_windows
@@ -87,9 +87,9 @@ def prepare(request: Request, options: PreprocessOptions, part: Path, threads: i
         NoTissueError: no window has tissue.
         UnreadableSlideError: the file cannot be opened.
     """
-    with open_slide(request.slide, request.mpp_given) as slide:
-        base = choose_base(request.slide, slide.levels, require_mpp(slide), options.mpp, options.tolerance)
-        thumbnail = read_thumbnail(slide, options.tissue_mpp, threads)
+    with open_slide(request.slide, request.mpp_given, options.mammo) as slide:
+        base = choose_base(_subject(slide), slide.levels, require_mpp(slide), options.mpp, options.tolerance)
+        thumbnail = read_thumbnail(slide, _thumbnail_mpp(slide, options), threads)
         overview = thumbnail.pixels
         if options.icc == "srgb":
             overview = apply_icc_srgb(overview, slide.icc_profile)
@@ -101,7 +101,7 @@ def prepare(request: Request, options: PreprocessOptions, part: Path, threads: i
         keep = kept_windows(fractions, sizes, _scanned(slide, base))
         if not keep[0].any():
             raise NoTissueError(
-                request.slide,
+                _subject(slide),
                 "no tissue was found",
                 f"look at thumbnails/{request.image_id}.jpg; --tissue none keeps every window",
             )
@@ -116,6 +116,8 @@ def prepare(request: Request, options: PreprocessOptions, part: Path, threads: i
             levels=_levels(slide, sizes, keep, background, options),
             icc_srgb=options.icc == "srgb",
             max_bad=options.max_bad,
+            mammo=options.mammo,
+            subject=_subject(slide),
         )
         return Prepared(
             job=job,
@@ -133,6 +135,8 @@ def _find(
 ) -> TissueMask:
     """The tissue mask: from an edited outline if there is one; all for `--tissue none`; else detected."""
     outline = options.outline_of(request.image_id)
+    if outline is None and options.tissue == "auto" and isinstance(slide, KnowsItsTissue):
+        return TissueMask(slide.tissue_mask(*overview.shape[:2]), thumbnail.mpp, slide.notes)
     if outline is None:
         params = TissueParams(**{**options.tissue_params, "method": options.tissue})
         return find_tissue(overview, thumbnail.mpp, params, thumbnail.valid)
@@ -140,6 +144,17 @@ def _find(
     return mask_from_geojson(
         outline, mask_px, full.height_px, full.width_px, require_mpp(slide), _origin(slide)
     )
+
+
+def _thumbnail_mpp(slide: Slide, options: PreprocessOptions) -> float:
+    """Radiographs are coarser than any tissue thumbnail: an eighth of their own resolution will do."""
+    native = require_mpp(slide).mean
+    return max(options.tissue_mpp, 8 * native) if isinstance(slide, KnowsItsTissue) else options.tissue_mpp
+
+
+def _subject(slide: Slide) -> str:
+    """What errors call the slide: its path, or a pseudonym where the file's name must not be told."""
+    return str(getattr(slide, "subject", slide.path))
 
 
 def _write_outline(slide: Slide, tissue: TissueMask, request: Request) -> None:
@@ -197,7 +212,7 @@ def _meta(
         image_id=request.image_id,
         atlas_path_version=__version__,
         source=SourceRecord(
-            name=request.slide.name,
+            name=request.image_id if isinstance(slide, KeepsAttributes) else request.slide.name,
             fingerprint=request.fingerprint,
             reader=slide.reader,
             reader_version=slide.reader_version,
@@ -243,4 +258,5 @@ def _meta(
         counts=CountRecord(windows=windows, stored=job.n_kept, empty=windows - job.n_kept, bad=0, bad_px=0),
         parameters=parameters,
         parameters_sha256=parameter_hash(parameters),
+        facts=slide.store_attributes() if isinstance(slide, KeepsAttributes) else {},
     )

@@ -205,7 +205,7 @@ def to_planar(window: np.ndarray, out: np.ndarray) -> None:
 def too_damaged(job: Job, n_bad: int) -> DamagedSlideError:
     """The error for a slide with more unreadable windows than allowed."""
     return DamagedSlideError(
-        job.slide_path,
+        job.subject,
         f"at least {n_bad} of {job.n_kept} windows cannot be read, more than {job.max_bad:.2%}",
         "copy the file again, or raise --max-bad to go on with what is left",
     )

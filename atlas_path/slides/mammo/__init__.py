@@ -8,10 +8,10 @@ from atlas_path.dicom import Pseudonyms
 from atlas_path.errors import SlideError
 from atlas_path.geometry import Mpp
 from atlas_path.slides.mammo.header import DICOM_SUFFIXES, has_dicom_magic, read_header, subject_of
-from atlas_path.slides.mammo.options import MammoOptions
 from atlas_path.slides.mammo.reader import MammogramSlide
 from atlas_path.slides.mammo.routing import is_whole_slide
 from atlas_path.slides.mammo.table import FILM_SUFFIXES, film_row
+from atlas_path.slides.mammo_options import MammoOptions
 
 __all__ = ["MammoOptions", "MammogramSlide", "is_mammogram", "mammogram_id", "open_mammogram"]
 

@@ -22,11 +22,11 @@ from atlas_path.slides.mammo.errors import RefusedMammogramError, UnreadableMamm
 from atlas_path.slides.mammo.frames import Frames, PixelLayout, layout_of
 from atlas_path.slides.mammo.header import Header, numbers_of, read_header, subject_of
 from atlas_path.slides.mammo.makers import maker_of, model_of
-from atlas_path.slides.mammo.options import MammoOptions
 from atlas_path.slides.mammo.routing import route
 from atlas_path.slides.mammo.spacing import Spacing, spacing_of
 from atlas_path.slides.mammo.table import FilmRow
 from atlas_path.slides.mammo.voi import rescale_of, voi_items
+from atlas_path.slides.mammo_options import MammoOptions
 
 HASH_BLOCK_BYTES = 1 << 20
 
@@ -38,6 +38,7 @@ class Acquired:
     `padding` marks pixels that hold no measurement, None when there are none.
     """
 
+    subject: str
     pixels: np.ndarray
     padding: np.ndarray | None
     mpp: Mpp | None
@@ -109,7 +110,7 @@ def acquire_dicom(path: Path, options: MammoOptions, row: FilmRow | None) -> Acq
     attributes["tomosynthesis"] = options.dbt if attributes["image_kind"] == "tomosynthesis" else None
     attributes["source_sha256"] = _sha256_of(path)
     mpp, source = (row.mpp, "table") if row and row.mpp else (spacing.mpp, spacing.source)
-    return Acquired(stored, padding, mpp, source, attributes, flags)
+    return Acquired(header.subject, stored, padding, mpp, source, attributes, flags)
 
 
 def acquire_film(path: Path, options: MammoOptions, row: FilmRow) -> Acquired:
@@ -148,7 +149,7 @@ def acquire_film(path: Path, options: MammoOptions, row: FilmRow) -> Acquired:
         "tomosynthesis": None, "source_sha256": _sha256_of(path),
     }  # fmt: skip
     flags = [] if int(image.max()) < (1 << bits) else ["values_above_bits"]
-    return Acquired(stored, None, row.mpp, "table" if row.mpp else None, attributes, flags)
+    return Acquired(subject, stored, None, row.mpp, "table" if row.mpp else None, attributes, flags)
 
 
 def require_view(subject: str, view: View, options: MammoOptions) -> None:

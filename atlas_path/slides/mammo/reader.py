@@ -15,9 +15,8 @@ from atlas_path.slides.base import SlideReader, pyramid
 from atlas_path.slides.mammo.acquire import Acquired, acquire_dicom, acquire_film
 from atlas_path.slides.mammo.breast import Breast, find_breast
 from atlas_path.slides.mammo.errors import UnreadableMammogramError
-from atlas_path.slides.mammo.header import subject_of
-from atlas_path.slides.mammo.options import MammoOptions
 from atlas_path.slides.mammo.table import FILM_SUFFIXES, film_row
+from atlas_path.slides.mammo_options import MammoOptions
 
 ATTRIBUTES_VERSION = 1
 RANGE_PERCENTILES = (0.1, 99.9)
@@ -45,6 +44,7 @@ class MammogramSlide(SlideReader):
             acquired = acquire_film(path, options, row)
         else:
             acquired = acquire_dicom(path, options, row)
+        self.subject = acquired.subject
         self._pixels: np.ndarray | None = acquired.pixels
         height, width, self.n_channels = acquired.pixels.shape
         self.levels = pyramid([(height, width)])
@@ -60,7 +60,7 @@ class MammogramSlide(SlideReader):
         self.mpp, self.mpp_source = (mpp, "given") if mpp else (acquired.mpp, acquired.mpp_source)
         pixel_sha256 = hashlib.sha256(np.ascontiguousarray(acquired.pixels).data).hexdigest()
         projection = acquired.pixels[..., 0] if self.n_channels == 1 else np.max(acquired.pixels, axis=2)
-        self.breast = _checked_breast(projection, path)
+        self.breast = _checked_breast(projection, self.subject)
         self._attributes = {
             "version": ATTRIBUTES_VERSION,
             **acquired.attributes,
@@ -87,18 +87,18 @@ class MammogramSlide(SlideReader):
 
     def _read(self, level: int, y_px: int, x_px: int, height_px: int, width_px: int) -> np.ndarray:  # noqa: ARG002
         if self._pixels is None:
-            raise UnreadableMammogramError(subject_of(self.path), "is closed", "open it again")
+            raise UnreadableMammogramError(self.subject, "is closed", "open it again")
         return np.array(self._pixels[y_px : y_px + height_px, x_px : x_px + width_px])
 
     def close(self) -> None:
         self._pixels = None
 
 
-def _checked_breast(projection: np.ndarray, path: Path) -> Breast:
+def _checked_breast(projection: np.ndarray, subject: str) -> Breast:
     breast = find_breast(projection)
     if "flat" in breast.flags:
         raise UnreadableMammogramError(
-            subject_of(path), "is one flat grey (nothing was exposed or decoded)", "export it again", "flat"
+            subject, "is one flat grey (nothing was exposed or decoded)", "export it again", "flat"
         )
     return breast
 

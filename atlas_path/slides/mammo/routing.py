@@ -7,7 +7,7 @@ from typing import Literal
 
 from atlas_path.slides.mammo.errors import RefusedMammogramError
 from atlas_path.slides.mammo.header import DEFLATED, Header
-from atlas_path.slides.mammo.options import MammoOptions
+from atlas_path.slides.mammo_options import MammoOptions
 
 Intent = Literal["presentation", "processing", "unknown"]
 
