@@ -30,6 +30,8 @@ class ImageRef:
     n_channels: int = 3
     dtype: str = "uint8"
     kind: int = 0
+    vendor: str | None = None
+    compression: str | None = None
 
     @property
     def n_windows(self) -> int:
@@ -180,6 +182,8 @@ def _open_ref(image: ImageRow, path: Path, config: DataConfig, kind: int) -> tup
         n_channels=store.n_channels,
         dtype=np.dtype(store.dtype).name,
         kind=kind,
+        vendor=store.meta.source.vendor,
+        compression=store.meta.source.compression,
     )
     pixels = hashlib.sha256(np.ascontiguousarray(store.thumbnail(256)).tobytes()).hexdigest()
     fact = {

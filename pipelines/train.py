@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from atlas import Atlas
 from atlas_path.cohort import (
     Cohort,
     Targets,
@@ -36,6 +37,8 @@ from pipelines.train_loop import Trainer
 from pipelines.train_metrics import SCORE_NAMES
 from pipelines.train_outputs import write_model
 from pipelines.train_setup import build_model, choose_device
+from pipelines.train_tune import predict
+from pipelines.train_weights import load_best
 
 NOT_IN_IDENTITY: dict[str, Any] = {
     "out": True,
@@ -205,10 +208,14 @@ def _train_one(
     trainer = Trainer(
         config, model, prepared.found.cases, prepared.targets, train_ids, tune_ids, run_dir, world, device
     )
-    tuned = trainer.fit()
+    trainer.fit()
     if world.is_main:
+        best = Atlas(model.cfg)
+        load_best(trainer.checkpoints, best)
+        best.to(device)
+        tuned = predict(best, trainer.loader, tune_ids, World(), device) if tune_ids else None
         extra = write_model(
-            run_dir, config, model, prepared.targets, tuned, train_cases, prepared.found.facts, reader,
+            run_dir, config, best, prepared.targets, tuned, train_cases, prepared.found.facts, reader,
             prepared.found.kinds,
         )  # fmt: skip
         if tuned:

@@ -10,8 +10,8 @@ from atlas_path.config import TrainConfig, dump_yaml
 from pipelines.data import WindowReader, pack, read_case
 from pipelines.data_cases import CaseRef
 from pipelines.train import Prepared, prepare
+from pipelines.train_pass import case_losses
 from pipelines.train_setup import build_model, build_optimiser, choose_device, uses_bfloat16
-from pipelines.train_tune import case_losses
 
 PROBE_WINDOWS = 64
 BYTES_PER_WEIGHT = 16  # float32 weight, gradient and two AdamW moments

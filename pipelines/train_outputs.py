@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,9 @@ from atlas_path.cohort import Targets
 from atlas_path.config import TrainConfig
 from pipelines.calibrate import apply_calibration, fit_calibration, operating_points
 from pipelines.data import WindowReader
-from pipelines.data_cases import CaseRef, ImageRef
+from pipelines.data_cases import CaseRef
+from pipelines.guard import sample_rows, source_categories, training_statistics, window_statistics
 from pipelines.train_tune import TuneResult
-
-STATISTICS_WINDOWS = 32
 
 
 def write_model(
@@ -71,7 +69,7 @@ def write_model(
         "tuning": None
         if tuned is None
         else {"n": int(np.count_nonzero(tuned.known)), "loss": tuned.loss, "score": tuned.score},
-        "training_statistics": training_statistics(train_cases, reader, config.runtime.seed),
+        "training_statistics": statistics_of(train_cases, reader),
         "training_cases": {
             "case_ids": [case.case_id for case in train_cases],
             "image_fingerprints": sorted(
@@ -86,57 +84,11 @@ def write_model(
     return extra
 
 
-def image_statistics(image: ImageRef, reader: WindowReader, seed: int) -> dict[str, float]:
-    """Simple facts about an image's kept windows, for the drift guard.
-
-    Returns:
-        `mpp`, `n_windows`, `tissue_mm2` (area of kept windows), per channel c `mean_c` and `std_c` (0..1),
-        and `sharpness` (mean absolute difference of horizontal neighbours, 0..1). Pixels come from up to 32
-        windows, drawn by seed and image id.
-    """
-    digest = hashlib.blake2b(image.image_id.encode(), digest_size=8).digest()
-    rng = np.random.default_rng([seed, int.from_bytes(digest, "little")])
-    index = np.sort(rng.permutation(image.n_windows)[:STATISTICS_WINDOWS])
-    return window_statistics(reader.read(image, index), image.n_windows, image.mpp)
-
-
-def window_statistics(
-    pixels_NCHW: np.ndarray, n_windows: int, mpp_yx: tuple[float, float]
-) -> dict[str, float]:
-    """The numbers of `image_statistics` from pixels in hand; scoring uses the same function."""
-    top = float(np.iinfo(pixels_NCHW.dtype).max) if np.issubdtype(pixels_NCHW.dtype, np.integer) else 1.0
-    sample = pixels_NCHW[:, :, ::2, :].astype(np.float32) / top
-    side = pixels_NCHW.shape[-1]
-    facts = {
-        "mpp": float((mpp_yx[0] * mpp_yx[1]) ** 0.5),
-        "n_windows": float(n_windows),
-        "tissue_mm2": n_windows * side * side * mpp_yx[0] * mpp_yx[1] / 1e6,
-        "sharpness": float(np.abs(np.diff(sample, axis=-1)).mean()),
-    }
-    for c in range(sample.shape[1]):
-        facts[f"mean_{c}"] = float(sample[:, c].mean())
-        facts[f"std_{c}"] = float(sample[:, c].std())
-    return facts
-
-
-def training_statistics(cases: Sequence[CaseRef], reader: WindowReader, seed: int) -> dict[str, Any]:
-    """Distribution of `image_statistics` over the training images.
-
-    Returns:
-        `{"n_images": n, "features": {name: {"mean", "std", "min", "max", "p01", "p50", "p99"}}}`.
-    """
-    rows = [image_statistics(image, reader, seed) for case in cases for image in case.images]
-    features = {}
-    for name in rows[0]:
-        values = np.asarray([row[name] for row in rows])
-        low, middle, high = np.quantile(values, [0.01, 0.5, 0.99])
-        features[name] = {
-            "mean": float(values.mean()),
-            "std": float(values.std()),
-            "min": float(values.min()),
-            "max": float(values.max()),
-            "p01": float(low),
-            "p50": float(middle),
-            "p99": float(high),
-        }
-    return {"n_images": len(rows), "features": features}
+def statistics_of(cases: Sequence[CaseRef], reader: WindowReader) -> dict[str, Any]:
+    """What the drift guard of `score` compares with, from a sample of windows of every training image."""
+    images: list[dict[str, float | str]] = []
+    for image in (image for case in cases for image in case.images):
+        pixels = reader.read(image, sample_rows(image.n_windows))
+        measures = window_statistics(pixels, image.n_windows, image.mpp)
+        images.append({**measures, **source_categories(image.vendor, image.compression)})
+    return training_statistics(images)

@@ -1,4 +1,4 @@
-"""Losses case by case, and predictions on the tuning split."""
+"""Predictions on the tuning split."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from atlas import Atlas
-from atlas.losses import probabilities, task_loss
+from atlas.losses import probabilities
 from pipelines.data_loader import PassLoader, plan_tuning
 from pipelines.distributed import World
 from pipelines.train_metrics import score_of
+from pipelines.train_pass import case_losses
 from pipelines.train_setup import uses_bfloat16
-
-SMOOTHABLE = ("binary", "multiclass", "multilabel")
 
 
 @dataclass
@@ -30,22 +28,6 @@ class TuneResult:
     known: np.ndarray
     loss: float
     score: float | None
-
-
-def case_losses(
-    kind: str, logits_BO: Tensor, target: Tensor, known: Tensor, smoothing: float = 0.0
-) -> Tensor:
-    """Loss of every case (B,); 0 where no label is known."""
-    share = smoothing if kind in SMOOTHABLE else 0.0
-    losses = []
-    for i in range(len(logits_BO)):
-        one = slice(i, i + 1)
-        if bool(known[i].any()):
-            loss = task_loss(kind, logits_BO[one].float(), target[one], known[one], label_smoothing=share)
-            losses.append(loss.reshape(()))
-        else:
-            losses.append(logits_BO[i].sum() * 0.0)
-    return torch.stack(losses)
 
 
 @torch.no_grad()

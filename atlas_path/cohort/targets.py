@@ -52,12 +52,13 @@ class Targets:
 def encode_targets(cohort: Cohort, task: TaskConfig) -> Targets:
     """Encode the labels of all cases.
 
-    Scales and bins are fitted on the cases whose split is 'train' (on all where no split is given yet).
+    Scales and bins are fitted on the cases that are not in the test split, so that the models of all folds
+    speak of the same ones.
 
     Raises:
         CohortError: labels outside the classes, not numeric where numbers are needed, or only one class.
     """
-    fit = [c for c in cohort.cases if c.split == "train"] or list(cohort.cases)
+    fit = [c for c in cohort.cases if c.split != "test"]
     if task.kind == "survival":
         return _survival(cohort, task, fit)
     if task.kind == "regression":

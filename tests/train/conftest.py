@@ -30,7 +30,11 @@ class MemoryStore:
 
     @property
     def meta(self):
-        return SimpleNamespace(source=SimpleNamespace(fingerprint={"sha256": f"f{self.image.sum()}"}))
+        return SimpleNamespace(
+            source=SimpleNamespace(
+                fingerprint={"sha256": f"f{self.image.sum()}"}, vendor="memory", compression=None
+            )
+        )
 
     n_channels = 3
     dtype = np.dtype("uint8")
