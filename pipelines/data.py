@@ -53,15 +53,16 @@ class WindowReader:
         return fits
 
     def _decode(self, image: ImageRef, row_col: np.ndarray) -> np.ndarray:
-        return np.asarray(self._store(image.store).read_windows(image.level, row_col.astype(np.int64)))
+        return np.asarray(self._store(image).read_windows(image.level, row_col.astype(np.int64)))
 
-    def _store(self, path: Path) -> Any:
+    def _store(self, image: ImageRef) -> Any:
         from atlas_path.store import open_store
 
+        path = image.store
         with self._lock:
             store = self._stores.get(path)
             if store is None:
-                store = self._stores[path] = open_store(path)
+                store = self._stores[path] = open_store(path, image.voi)
                 if len(self._stores) > OPEN_STORES:
                     self._stores.popitem(last=False)
             self._stores.move_to_end(path)

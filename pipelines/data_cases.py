@@ -30,6 +30,7 @@ class ImageRef:
     n_channels: int = 3
     dtype: str = "uint8"
     kind: int = 0
+    voi: str | None = None
     vendor: str | None = None
     compression: str | None = None
 
@@ -182,6 +183,7 @@ def _open_ref(image: ImageRow, path: Path, config: DataConfig, kind: int) -> tup
         n_channels=store.n_channels,
         dtype=np.dtype(store.dtype).name,
         kind=kind,
+        voi=config.voi,
         vendor=store.meta.source.vendor,
         compression=store.meta.source.compression,
     )

@@ -134,7 +134,7 @@ class MapSource:
         for index, info in enumerate(infos):
             stored = read_attribution(attribution_path(self.scores, info.image_id))
             frame = LevelFrame.from_dict(info.frame)
-            store = open_store(self.store_path(info))
+            store = open_store(self.store_path(info), self.ensemble().info.get("voi"))
             pixels.append(store.read_windows(info.level, stored.row_col_N2))
             places.append(stored.row_col_N2)
             images.append(np.full(len(stored.row_col_N2), index))

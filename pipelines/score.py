@@ -239,6 +239,7 @@ class _Run:
             stores=self._stores(),
             preprocess=PreprocessOptions.model_validate({"mpp": mpp, "mpp_csv": options.mpp_csv}),
             budget_bytes=int(options.memory_gb * 1e9),
+            voi=model.info.get("voi"),
         )
 
 

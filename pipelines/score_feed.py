@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atlas_path.errors import AtlasPathError, NoTissueError
+from atlas_path.slides.find import mammogram_pseudonym
 from atlas_path.store import PreprocessOptions, Store, open_store
 from pipelines.cluster import Workers
 from pipelines.data_cases import ImageRef
@@ -80,6 +81,7 @@ class FeedOptions:
     stores: Path
     preprocess: PreprocessOptions
     budget_bytes: int
+    voi: str | None = None
 
 
 class Feed:
@@ -240,7 +242,7 @@ class Feed:
             if not record.ok:
                 return ImageFault(image.image_id, record.status, record.reason, record.error)
             path = self.options.stores / record.store
-        store = open_store(path)
+        store = open_store(path, self.options.voi)
         level = store.level_for(self.options.mpp)
         shape = store.levels[level]
         row_col = np.asarray(store.kept_windows(level, self.options.min_tissue), np.int64)
@@ -282,7 +284,7 @@ def _item(image: PlannedImage, given: dict[str, float]) -> Item:
     path = Path(str(image.slide))
     names = (image.image_id, path.name, path.stem)
     mpp = next((given[name] for name in names if name in given), image.mpp)
-    return Item(path, image.image_id, image.image_id, mpp)
+    return Item(path, image.image_id, image.image_id, mpp, mammogram_pseudonym(path) is not None)
 
 
 def _not_converted(image_id: str, error: BaseException) -> ImageRecord:

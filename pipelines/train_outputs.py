@@ -63,6 +63,7 @@ def write_model(
             "mean": list(model.cfg.pixel_mean),
             "std": list(model.cfg.pixel_std),
         },
+        "voi": config.data.voi,
         "image_kinds": {"columns": list(config.data.image_kinds), "names": list(kinds)},
         "calibration": calibration,
         "operating_points": points,

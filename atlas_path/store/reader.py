@@ -56,6 +56,7 @@ class Store:
         self.n_channels = len(self.meta.channel_names)
         self.dtype = np.dtype(self.meta.dtype)
         self._arrays: dict[int, StoredArray] = {}
+        self._brightness: np.ndarray | None = None
 
     def __repr__(self) -> str:
         return f"Store({self.image_id!r}, {len(self.levels)} levels, {self.levels[0].mpp.mean:.4g} um/px)"
@@ -94,6 +95,10 @@ class Store:
         keep = (self.tissue_fraction(level) >= min_tissue) & (self.valid_fraction(level) >= MIN_VALID)
         return np.argwhere(keep).astype(np.int64)
 
+    def show_as(self, table: np.ndarray) -> None:
+        """From now on `read_windows` gives `table[stored value]`; `table` (65536,) uint16."""
+        self._brightness = table
+
     def tissue_mask(self) -> tuple[np.ndarray, Mpp]:
         """The tissue mask (height, width) bool of the whole image, and its resolution."""
         return read_array(self.path / "labels/tissue/0").astype(bool), self.meta.tissue.mpp.value
@@ -109,7 +114,7 @@ class Store:
         row_col = np.asarray(row_col, np.int64).reshape(-1, 2)
         out = np.empty((len(row_col), self.n_channels, WINDOW_PX, WINDOW_PX), self.dtype)
         self._array(level).read_windows(row_col, out)
-        return out
+        return out if self._brightness is None else self._brightness[out]
 
     def read_region(self, level: int, y_px: int, x_px: int, height_px: int, width_px: int) -> np.ndarray:
         """Pixels (c, height, width) at (y, x) of a level; background outside.
@@ -153,14 +158,25 @@ class Store:
         return read_array(self.path / name / str(level))
 
 
-def open_store(path: Path) -> Store:
+def open_store(path: Path, voi: str | None = None) -> Store:
     """Open one store.
+
+    Args:
+        path: the store.
+        voi: how `read_windows` turns the stored grey values of a mammogram into brightness (`header[i]`,
+            `lut[i]`, `minmax`, `none`); None gives stored values. Means nothing to other images.
 
     Raises:
         IncompleteStoreError: there is no complete store.
         StoreError: it cannot be read.
+        ConfigError: `voi` is not a rule.
     """
-    return Store(path)
+    store = Store(path)
+    if voi is not None and "voi" in store.meta.facts:
+        from atlas_path.slides.mammo.voi import voi_table
+
+        store.show_as(voi_table(store.meta.facts, voi)[0])
+    return store
 
 
 def find_stores(inputs: Path | Iterable[Path]) -> list[Path]:
