@@ -97,8 +97,8 @@ class DataConfig(Section):
     """Loader processes (forkserver). 0 = one background thread, right for small studies and CPUs."""
     prefetch: Annotated[int, Field(ge=1, le=64)] = 2
     """Passes prepared ahead (by each worker)."""
-    voi: str = "minmax"
-    """Mammograms only: stored grey value to brightness, one rule for all: header[i], lut[i], minmax or none."""
+    voi: Annotated[str, Field(pattern=r"^(none|minmax|(header|lut)(\[\d+\])?)$")] = "minmax"
+    """Mammograms only: how grey values become brightness, for all alike: header[i], lut[i], minmax or none."""
     image_kinds: list[str] = []
     """Cohort columns whose joint value is told to the model, such as [view, laterality]."""
 
