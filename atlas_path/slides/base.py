@@ -181,9 +181,7 @@ class SlideReader(ABC):
     @property
     def background(self) -> int | float:
         """The value of pixels where nothing was scanned."""
-        if self.kind != "rgb":
-            return 0
-        return int(np.iinfo(self.dtype).max) if self.dtype.kind in "ui" else 1.0
+        return background_of(self)
 
     def read_region(self, level: int, y_px: int, x_px: int, height_px: int, width_px: int) -> np.ndarray:
         """See `Slide.read_region`."""
@@ -227,6 +225,13 @@ class SlideReader(ABC):
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def background_of(slide: Slide) -> int | float:
+    """The value of pixels where nothing was scanned: white for colour, 0 otherwise."""
+    if slide.kind != "rgb":
+        return 0
+    return int(np.iinfo(slide.dtype).max) if slide.dtype.kind in "ui" else 1.0
 
 
 def pyramid(sizes_px: Sequence[tuple[int, int]]) -> tuple[Level, ...]:

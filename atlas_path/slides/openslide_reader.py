@@ -20,11 +20,10 @@ from openslide import lowlevel
 from atlas_path.errors import UnreadableSlideError, UnsupportedSlideError
 from atlas_path.slides.base import SlideReader, plausible_mpp, pyramid
 from atlas_path.slides.jpeg_tiles import JpegTiles
-from atlas_path.slides.tiff_pages import JPEG, PageTiles, SharedFile
+from atlas_path.slides.tiff_pages import JPEG2000, PageTiles, SharedFile
 from atlas_path.slides.tiling import TileCache, fill_from_tiles
 
 _PLAIN_TILED_VENDORS = {"aperio", "philips"}
-_JPEG2000 = {33003, 33005, 34712}
 _ERRORS = (openslide.OpenSlideError, OSError, ValueError)
 
 
@@ -58,6 +57,8 @@ class OpenSlideSlide(SlideReader):
         if self._handle.color_profile is not None:
             self.icc_profile = bytes(lowlevel.read_icc_profile(self._handle._osr))
         self._raw: dict[int, JpegTiles] = {}
+        self._stored: dict[int, PageTiles] = {}
+        self._files: list[SharedFile] = []
         self._tile_px = [
             (
                 properties.get(f"openslide.level[{i}].tile-height"),
@@ -86,6 +87,8 @@ class OpenSlideSlide(SlideReader):
         self._cache.clear()
         for tiles in self._raw.values():
             tiles.close()
+        for file in self._files:
+            file.close()
 
     def _read(self, level: int, y_px: int, x_px: int, height_px: int, width_px: int) -> np.ndarray:
         raw = self._raw.get(level)
@@ -103,6 +106,8 @@ class OpenSlideSlide(SlideReader):
         return region
 
     def _read_openslide(self, level: int, y_px: int, x_px: int, height_px: int, width_px: int) -> np.ndarray:
+        if level in self._stored:
+            self._stored[level].check_area(y_px, x_px, height_px, width_px)
         step = self._steps[level]
         corner, size = (round(x_px * step), round(y_px * step)), (width_px, height_px)
         handle = self._current()
@@ -170,17 +175,21 @@ class OpenSlideSlide(SlideReader):
                 tiled = {(page.imagelength, page.imagewidth): page for page in tif.pages if page.is_tiled}
                 for number, level in enumerate(self.levels):
                     page = tiled.get((level.height_px, level.width_px))
-                    if page is not None and int(page.keyframe.compression) == JPEG:
-                        tiles = PageTiles(file, page).jpeg
-                        if tiles is not None:
-                            self._raw[number] = tiles
+                    if page is None:
+                        continue
+                    stored = PageTiles(file, page)
+                    if stored.jpeg is not None:
+                        self._raw[number] = stored.jpeg
+                    else:
+                        self._stored[number] = stored
+                        self._files.append(file)
         except (tifffile.TiffFileError, OSError):
             self.compression = None  # not a TIFF underneath: OpenSlide alone reads it
 
 
 def _compression(page: Any) -> str | None:
     code = int(page.compression)
-    return "jpeg2000" if code in _JPEG2000 else tifffile.COMPRESSION(code).name.lower()
+    return "jpeg2000" if code in JPEG2000 else tifffile.COMPRESSION(code).name.lower()
 
 
 def _number(text: str | None) -> float | None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from atlas_path.errors import UnreadableSlideError
 from atlas_path.geometry import Mpp
-from atlas_path.slides.base import Slide
+from atlas_path.slides.base import Slide, background_of
 from atlas_path.slides.jpeg_tiles import DECODE_SCALES, JpegTiles
 from atlas_path.slides.registry import require_mpp
 
@@ -120,7 +120,7 @@ def _from_bands(slide: Slide, level: int, step: int) -> tuple[np.ndarray, np.nda
             area = np.s_[top - y : top - y + h, left : left + w]
             if part is None:
                 valid[area] = 0
-                pixels[area] = slide.background if hasattr(slide, "background") else 255
+                pixels[area] = background_of(slide)
             else:
                 pixels[area] = part
         small_h, small_w = -(-height // step), -(-frame.width_px // step)
@@ -131,24 +131,20 @@ def _from_bands(slide: Slide, level: int, step: int) -> tuple[np.ndarray, np.nda
 def _readable_parts(
     slide: Slide, level: int, y: int, x: int, height: int, width: int
 ) -> Iterator[tuple[int, int, int, int, np.ndarray | None]]:
-    """(y, x, height, width, pixels or None) parts of an area: halved until the unreadable rest is small."""
+    """(y, x, height, width, pixels or None) of an area: all of it, or its tiles where some are damaged."""
     try:
-        pixels = slide.read_region(level, y, x, height, width)
-    except UnreadableSlideError:
-        if max(height, width) <= SMALLEST_READ_PX:
-            yield y, x, height, width, None
-            return
-    else:
-        yield y, x, height, width, pixels
+        yield y, x, height, width, slide.read_region(level, y, x, height, width)
         return
-    if height >= width:
-        half = height // 2
-        yield from _readable_parts(slide, level, y, x, half, width)
-        yield from _readable_parts(slide, level, y + half, x, height - half, width)
-    else:
-        half = width // 2
-        yield from _readable_parts(slide, level, y, x, height, half)
-        yield from _readable_parts(slide, level, y, x + half, height, width - half)
+    except UnreadableSlideError:
+        tile_h, tile_w = slide.tile_px(level) or (SMALLEST_READ_PX, SMALLEST_READ_PX)
+    for top in range(y // tile_h * tile_h, y + height, tile_h):
+        for left in range(x // tile_w * tile_w, x + width, tile_w):
+            y0, x0 = max(top, y), max(left, x)
+            h, w = min(top + tile_h, y + height) - y0, min(left + tile_w, x + width) - x0
+            try:
+                yield y0, x0, h, w, slide.read_region(level, y0, x0, h, w)
+            except UnreadableSlideError:
+                yield y0, x0, h, w, None
 
 
 def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -156,12 +152,10 @@ def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     if image.shape[:2] == (height, width):
         return image
     work = image.astype(np.float32) if image.dtype not in (np.uint8, np.uint16, np.float32) else image
-    planes = [
-        cv2.resize(work[..., c], (width, height), interpolation=cv2.INTER_AREA)
-        for c in range(work.shape[-1] if work.ndim == 3 else 0)
-    ]
-    if work.ndim == 2:
-        return np.asarray(cv2.resize(work, (width, height), interpolation=cv2.INTER_AREA))
-    if work.shape[-1] == 3:
+    if work.ndim == 2 or work.shape[-1] == 3:
         return np.asarray(cv2.resize(work, (width, height), interpolation=cv2.INTER_AREA), image.dtype)
+    planes = [
+        cv2.resize(np.ascontiguousarray(work[..., c]), (width, height), interpolation=cv2.INTER_AREA)
+        for c in range(work.shape[-1])
+    ]
     return np.stack(planes, axis=-1).astype(image.dtype)

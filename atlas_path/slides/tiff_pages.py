@@ -19,6 +19,8 @@ from atlas_path.errors import UnreadableSlideError, UnsupportedSlideError
 from atlas_path.slides.jpeg_tiles import Colour, JpegTiles
 
 JPEG = 7
+JPEG2000 = (33003, 33004, 33005, 34712)
+HOLE = bytes(2048)  # never inside arithmetic-coded data; JPEG 2000 decoders show such a hole as blur
 PLAIN_READ_BYTES = 2**20
 LARGEST_TILE_BYTES = 2**28
 MINISWHITE, MINISBLACK, RGB, PALETTE, YCBCR = 0, 1, 2, 3, 6
@@ -99,15 +101,9 @@ class PageTiles:
             return self.jpeg.decode(row, col)
         if self._plain_rows:
             return self._fetch_plain(row)
-        index = (self._plane * self.rows + row) * self.cols + col
-        if index >= len(self._offsets):
-            raise self._damage(row, col, "is not in the file")
-        offset, count = int(self._offsets[index]), int(self._bytecounts[index])
-        if count == 0 or offset == 0:
+        data, index = self.raw(row, col), self._index(row, col)
+        if data is None:
             return None
-        data = self._file.pread(count, offset)
-        if len(data) != count:
-            raise self._damage(row, col, "lies beyond the end of the file")
         if int(self._key.compression) == JPEG and self._header is None:
             self._check_jpeg(data, row, col)
         try:
@@ -121,6 +117,38 @@ class PageTiles:
         if tile is None or tile.shape[1:3] != tuple(shape[1:3]):
             raise self._damage(row, col, "has a wrong size")
         return self._shown(tile[0])
+
+    def raw(self, row: int, col: int) -> bytes | None:
+        """The tile's bytes as stored; None where the file stores no tile.
+
+        Raises:
+            UnreadableSlideError: the bytes lie beyond the end of the file, or have a hole of zeros.
+        """
+        index = self._index(row, col)
+        if index >= len(self._offsets):
+            raise self._damage(row, col, "is not in the file")
+        offset, count = int(self._offsets[index]), int(self._bytecounts[index])
+        if count == 0 or offset == 0:
+            return None
+        data = self._file.pread(count, offset)
+        if len(data) != count:
+            raise self._damage(row, col, "lies beyond the end of the file")
+        if int(self._key.compression) in JPEG2000 and HOLE in data:
+            raise self._damage(row, col, f"has a hole of {len(HOLE):,} zero bytes")
+        return data
+
+    def check_area(self, y_px: int, x_px: int, height_px: int, width_px: int) -> None:
+        """Look at the stored bytes of all tiles of an area, for readers that decode by other means.
+
+        Raises:
+            UnreadableSlideError: see `raw`.
+        """
+        for row in range(y_px // self.tile_height_px, -(-(y_px + height_px) // self.tile_height_px)):
+            for col in range(x_px // self.tile_width_px, -(-(x_px + width_px) // self.tile_width_px)):
+                self.raw(row, col)
+
+    def _index(self, row: int, col: int) -> int:
+        return (self._plane * self.rows + row) * self.cols + col
 
     def _is_one_plain_block(self) -> bool:
         """Uncompressed strips that follow one another: the page is one array in the file."""

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # the writers beside this file a
 
 @pytest.fixture(scope="session")
 def picture() -> np.ndarray:
-    """A smooth RGB picture (700, 900, 3) uint8 without symmetry: any shift, flip or swap of channels shows."""
+    """A smooth RGB picture (700, 900, 3) uint8 without symmetry: any shift, flip or swap shows."""
     y, x = np.mgrid[0:700, 0:900].astype(np.float32)
     red = 120 + 90 * np.sin(x / 61) * np.cos(y / 83)
     green = 40 + 160 * (x + 2 * y) / 2300

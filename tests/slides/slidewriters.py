@@ -8,7 +8,10 @@ import cv2
 import numpy as np
 import tifffile
 
-APERIO = "Aperio Image Library v12.0.15 \r\n{w}x{h} [0,0 {w}x{h}] (240x240) JPEG/RGB Q=70|AppMag = 40|MPP = 0.2500|Date = 01/02/03|User = J SMITH"
+APERIO = (
+    "Aperio Image Library v12.0.15 \r\n{w}x{h} [0,0 {w}x{h}] (240x240) JPEG/RGB Q=70|AppMag = 40|"
+    "MPP = 0.2500|Date = 01/02/03|User = J SMITH"
+)
 
 
 def half(picture: np.ndarray, times: int = 1) -> np.ndarray:
@@ -82,8 +85,8 @@ def aperio(path: Path, picture: np.ndarray, compression: str = "jpeg", **options
                 **(options if tiled else {}),
             )
         label = np.full((60, 80, 3), 200, np.uint8)
-        tif.write(label, photometric="rgb", compression="lzw", description="Aperio\r\nlabel 80x60", metadata=None,
-                  subfiletype=1)  # fmt: skip
+        options = {"description": "Aperio\r\nlabel 80x60", "subfiletype": 1, "metadata": None}
+        tif.write(label, photometric="rgb", compression="lzw", **options)
     return path
 
 
@@ -118,7 +121,8 @@ def ome_tiff_channels(path: Path, channels: np.ndarray) -> Path:
 def qptiff(path: Path, channels: np.ndarray) -> Path:
     """One channel a page, then a thumbnail, then reduced pages, a macro image: as Akoya writes them."""
     xml = (
-        '<?xml version="1.0" encoding="utf-16"?><PerkinElmer-QPI-ImageDescription><ImageType>{kind}</ImageType>'
+        '<?xml version="1.0" encoding="utf-16"?><PerkinElmer-QPI-ImageDescription>'
+        "<ImageType>{kind}</ImageType>"
         "<Name>{name}</Name><Biomarker>{name}</Biomarker></PerkinElmer-QPI-ImageDescription>"
     )
     names = ["DAPI", "Opal 520", "Opal 570", "Opal 690"]
@@ -137,14 +141,18 @@ def qptiff(path: Path, channels: np.ndarray) -> Path:
                           **options)  # fmt: skip
             if level == 0:
                 small = (channels[:3, ::8, ::8] >> 8).astype(np.uint8).transpose(1, 2, 0)
-                tif.write(small, photometric="rgb", description=xml.format(kind="Thumbnail", name=""), metadata=None,
-                          software="PerkinElmer-QPI")  # fmt: skip
+                thumbnail = xml.format(kind="Thumbnail", name="")
+                tif.write(small, **{**options, "photometric": "rgb"}, description=thumbnail)
     return path
 
 
 def philips(path: Path, picture: np.ndarray) -> Path:
     """Philips TIFF: its levels are padded to whole tiles, sizes stand in the XML only."""
-    spacing = '<Attribute Name="DICOM_PIXEL_SPACING" Group="0x0028" Element="0x0030" PMSVR="IDoubleArray">&quot;{0}&quot; &quot;{0}&quot;</Attribute>'
+    spacing = (
+        '<Attribute Name="DICOM_PIXEL_SPACING" Group="0x0028" Element="0x0030" PMSVR="IDoubleArray">'
+        "&quot;{0}&quot; &quot;{0}&quot;</Attribute>"
+    )
+    text = '<Attribute Name="{name}" Group="0x{group}" Element="0x{element}" PMSVR="{kind}">{value}'
     levels = "".join(
         '<DataObject ObjectType="PixelDataRepresentation">'
         + spacing.format(0.00025 * 2**level)
@@ -153,11 +161,20 @@ def philips(path: Path, picture: np.ndarray) -> Path:
     )
     xml = (
         '<?xml version="1.0" encoding="UTF-8" ?><DataObject ObjectType="DPUfsImport">'
-        '<Attribute Name="DICOM_MANUFACTURER" Group="0x0008" Element="0x0070" PMSVR="IString">PHILIPS</Attribute>'
-        '<Attribute Name="DICOM_PATIENT_NAME" Group="0x0010" Element="0x0010" PMSVR="IString">SMITH^JOHN</Attribute>'
-        '<Attribute Name="PIM_DP_SCANNED_IMAGES" Group="0x301D" Element="0x1003" PMSVR="IDataObjectArray"><Array>'
-        '<DataObject ObjectType="DPScannedImage">'
-        '<Attribute Name="PIM_DP_IMAGE_TYPE" Group="0x301D" Element="0x1004" PMSVR="IString">WSI</Attribute>'
+        + text.format(
+            name="DICOM_MANUFACTURER", group="0008", element="0070", kind="IString", value="PHILIPS"
+        )
+        + "</Attribute>"
+        + text.format(
+            name="DICOM_PATIENT_NAME", group="0010", element="0010", kind="IString", value="SMITH^J"
+        )
+        + "</Attribute>"
+        + text.format(
+            name="PIM_DP_SCANNED_IMAGES", group="301D", element="1003", kind="IDataObjectArray", value=""
+        )
+        + '<Array><DataObject ObjectType="DPScannedImage">'
+        + text.format(name="PIM_DP_IMAGE_TYPE", group="301D", element="1004", kind="IString", value="WSI")
+        + "</Attribute>"
         + spacing.format(0.00025)
         + '<Attribute Name="PIIM_PIXEL_DATA_REPRESENTATION_SEQUENCE" Group="0x1001" Element="0x8B01" '
         f'PMSVR="IDataObjectArray"><Array>{levels}</Array></Attribute>'
@@ -198,7 +215,8 @@ def leica_scn(path: Path, picture: np.ndarray) -> Path:
         + dims.format(r=1, w=small.shape[1], h=small.shape[0], ifd=2),
     )  # fmt: skip
     xml = (
-        '<?xml version="1.0"?><scn xmlns="http://www.leica-microsystems.com/scn/2010/10/01" uuid="urn:uuid:0">'
+        '<?xml version="1.0"?>'
+        '<scn xmlns="http://www.leica-microsystems.com/scn/2010/10/01" uuid="urn:uuid:0">'
         f'<collection name="c" uuid="urn:uuid:9" sizeX="{size_x}" sizeY="{size_y}">'
         f"<barcode>U01JTUlUSA==</barcode>{macro_xml}{main_xml}</collection></scn>"
     )

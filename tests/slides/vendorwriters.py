@@ -62,14 +62,16 @@ def _mrxs_ini(rows: int, cols: int, tile: int) -> str:
         "HIER_0_NAME = Slide zoom level\nHIER_0_COUNT = 2\n"
     )
     for zoom in (0, 1):
-        text += f"HIER_0_VAL_{zoom} = ZoomLevel_{zoom}\nHIER_0_VAL_{zoom}_SECTION = LAYER_0_LEVEL_{zoom}_SECTION\n"
+        text += f"HIER_0_VAL_{zoom} = ZoomLevel_{zoom}\n"
+        text += f"HIER_0_VAL_{zoom}_SECTION = LAYER_0_LEVEL_{zoom}_SECTION\n"
     text += "[DATAFILE]\nFILE_COUNT = 1\nFILE_0 = Data0000.dat\n"
     for zoom in (0, 1):
         text += (
             f"[LAYER_0_LEVEL_{zoom}_SECTION]\nOVERLAP_X = 0\nOVERLAP_Y = 0\n"
             f"MICROMETER_PER_PIXEL_X = {0.25 * 2**zoom}\nMICROMETER_PER_PIXEL_Y = {0.25 * 2**zoom}\n"
             "IMAGE_FILL_COLOR_BGR = 16777215\n"
-            f"DIGITIZER_WIDTH = {tile}\nDIGITIZER_HEIGHT = {tile}\nIMAGE_FORMAT = JPEG\nIMAGE_CONCAT_FACTOR = {zoom}\n"
+            f"DIGITIZER_WIDTH = {tile}\nDIGITIZER_HEIGHT = {tile}\nIMAGE_FORMAT = JPEG\n"
+            f"IMAGE_CONCAT_FACTOR = {zoom}\n"
         )
     return text
 
@@ -78,7 +80,7 @@ def ventana_bif(path: Path, picture: np.ndarray, tile: int = 128) -> Path:
     """A BIF of one scanned area without overlap: label page, then levels, geometry in the XMP of level 0."""
     rows, cols = picture.shape[0] // tile // 2 * 2, picture.shape[1] // tile // 2 * 2
     picture = picture[: rows * tile, : cols * tile]
-    scan = '<iScan Magnification="40" ScanRes="0.25" ScannerModel="VENTANA DP 200" UnitNumber="1" UserName="J SMITH"/>'
+    scan = '<iScan Magnification="40" ScanRes="0.25" ScannerModel="VENTANA DP 200" UserName="J SMITH"/>'
     joints = "".join(_joints(rows, cols))
     stitch = (
         '<EncodeInfo Ver="2"><SlideInfo/><SlideStitchInfo>'
@@ -115,7 +117,10 @@ def _joints(rows: int, cols: int) -> list[str]:
         up = rows - 1 - row
         return up * cols + (col if up % 2 == 0 else cols - 1 - col) + 1
 
-    text = '<TileJointInfo FlagJoined="1" Confidence="99" Direction="{d}" Tile1="{a}" Tile2="{b}" OverlapX="0" OverlapY="0"/>'
+    text = (
+        '<TileJointInfo FlagJoined="1" Confidence="99" Direction="{d}" Tile1="{a}" Tile2="{b}" '
+        'OverlapX="0" OverlapY="0"/>'
+    )
     joints = []
     for row in range(rows):
         for col in range(cols):
