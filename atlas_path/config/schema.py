@@ -98,7 +98,7 @@ class DataConfig(Section):
     prefetch: Annotated[int, Field(ge=1, le=64)] = 2
     """Passes prepared ahead (by each worker)."""
     voi: Annotated[str, Field(pattern=r"^(none|minmax|(header|lut)(\[\d+\])?)$")] = "minmax"
-    """Mammograms only: how grey values become brightness, for all alike: header[i], lut[i], minmax or none."""
+    """Mammograms: how grey values become brightness, for all alike: header[i], lut[i], minmax or none."""
     image_kinds: list[str] = []
     """Cohort columns whose joint value is told to the model, such as [view, laterality]."""
 
