@@ -12,6 +12,9 @@ from atlas_path.cohort.table import Case, Cohort, cohort_faults
 from atlas_path.config.schema import TaskConfig
 
 
+YES_NO = {"true": "1", "yes": "1", "false": "0", "no": "0"}
+
+
 @dataclass(frozen=True)
 class Targets:
     """Targets of a cohort.
@@ -102,11 +105,10 @@ def _multilabel(cohort: Cohort, task: TaskConfig) -> Targets:
     value, known = {}, {}
     for case in cohort.cases:
         texts = [case.labels[column] for column in task.label_columns]
-        bad = [t for t in texts if t is not None and _plain(t) not in ("0", "1")]
+        texts = [t if t is None else _plain(YES_NO.get(t.lower(), t)) for t in texts]
+        bad = [t for t in texts if t not in (None, "0", "1")]
         faults += [f"case {case.case_id}: label '{t}' is neither 0 nor 1" for t in bad]
-        value[case.case_id] = np.asarray(
-            [float(t is not None and _plain(t) == "1") for t in texts], np.float32
-        )
+        value[case.case_id] = np.asarray([float(t == "1") for t in texts], np.float32)
         known[case.case_id] = np.asarray([t is not None for t in texts])
     if faults:
         raise cohort_faults(cohort.source, faults, "multilabel columns hold 0, 1 or nothing")
@@ -159,7 +161,7 @@ def _numbers(cohort: Cohort, column: str) -> dict[str, float | None]:
     for case in cohort.cases:
         text = case.labels[column]
         try:
-            numbers[case.case_id] = None if text is None else float(text)
+            numbers[case.case_id] = None if text is None else float(YES_NO.get(text.lower(), text))
         except ValueError:
             faults.append(f"case {case.case_id}: {column} '{text}' is not a number")
     if faults:
