@@ -80,6 +80,7 @@ class PageTiles:
         self._offsets = np.asarray(page.dataoffsets, np.int64)
         self._bytecounts = np.asarray(page.databytecounts, np.int64)
         self._decode = key.decode  # built while the file is open; needs no file afterwards
+        self._colours = np.asarray(key.colormap) if key.photometric == PALETTE else None
         self._plain_rows = self._is_one_plain_block()
         if self._plain_rows:  # any number of rows can be read: bounded pieces instead of one huge strip
             row_bytes = self.width_px * self.n_samples * self.dtype.itemsize
@@ -178,9 +179,8 @@ class PageTiles:
     def _shown(self, tile: np.ndarray) -> np.ndarray:
         """Samples as a viewer shows them: palette looked up, white-is-zero inverted."""
         photometric = self._key.photometric
-        if photometric == PALETTE:
-            colours = np.asarray(self._key.colormap)
-            looked_up = colours[:, tile[..., 0]].transpose(1, 2, 0)
+        if self._colours is not None:
+            looked_up = self._colours[:, tile[..., 0]].transpose(1, 2, 0)
             return (looked_up >> 8).astype(np.uint8) if self.dtype == np.uint8 else looked_up
         if photometric == MINISWHITE and self.dtype.kind == "u":
             return np.asarray(np.iinfo(self.dtype).max - tile, self.dtype)
