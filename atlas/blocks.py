@@ -172,6 +172,28 @@ class Block(nn.Module):
         return from_blocks(read_WQD, fine.slot_W[:n], len(x), s, k)
 
 
+class BroadcastDown(nn.Module):
+    """The cheap last read: from the top down, a token adds a projection of the coarser one over it."""
+
+    def __init__(self, cfg: AtlasConfig, n_layers: int) -> None:
+        super().__init__()
+        self.s, self.k = cfg.downsample, cfg.window_tokens
+        self.layers = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(cfg.dim), nn.Linear(cfg.dim, cfg.dim)) for _ in range(n_layers)
+        )
+
+    def forward(self, xs: list[Tensor], ctx: BlockContext, layer_of: Sequence[int]) -> list[Tensor]:
+        """Same arguments as `Block.forward`; scale 0, which nobody reads, has no layer."""
+        xs, s, q = list(xs), self.s, self.k // self.s
+        for i in reversed(range(len(xs) - 1)):
+            n = ctx.scales[i].n_parented
+            over_VTD = self.layers[layer_of[i + 1] - 1](xs[i + 1])
+            over_nQD = to_blocks(over_VTD, s, self.k).index_select(0, ctx.scales[i].slot_W[:n])
+            over_nqsqsD = over_nQD.unflatten(1, (q, 1, q, 1)).expand(-1, q, s, q, s, -1)
+            xs[i] = torch.cat([xs[i][:n] + over_nqsqsD.flatten(1, 4), xs[i][n:]])
+        return xs
+
+
 def pool_up(x_WTD: Tensor, scale: Scale, n_parents: int, s: int, runtime: Runtime) -> Tensor:
     """Max over s x s valid tokens, placed where the windows lie in their parents; zero elsewhere."""
     k = int(x_WTD.shape[1] ** 0.5)

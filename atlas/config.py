@@ -38,13 +38,16 @@ class AtlasConfig:
     stem: Literal["slim", "reference"] = "slim"
     stem_width: int = 64
     """Slim stem: channels at 1/4 resolution, doubled at 1/8. Reference stem: always `dim / 4`."""
-    stem_blocks: int = 1
-    """Slim stem: residual blocks per resolution. Reference stem: always 3."""
+    stem_blocks: tuple[int, int, int] = (0, 1, 1)
+    """Slim stem: residual 3x3 blocks at 1/4, 1/8 and 1/16. Reference stem: always 3 at 1/4 and 1/8."""
     stem_norm: Literal["layer", "batch"] = "layer"
     """Reference stem only. 'batch' is the paper's (parity); 'layer' makes a window independent of its batch.
     """
 
     head: Literal["local_evidence", "reference"] = "local_evidence"
+    context: Literal["attention", "broadcast"] = "attention"
+    """How scale-0 tokens learn the final state of the scales above, for the local-evidence head: one more
+    top-down attention block, or (cheap) a projection of the coarse tokens that lie over them."""
     evidence_heads: int = 4
     """Independent softmax weightings of the evidence; contributions are summed over them."""
     evidence_hidden: int = 128
@@ -133,12 +136,12 @@ class AtlasConfig:
 
 PRESETS: dict[str, AtlasConfig] = {
     "tiny": AtlasConfig(
-        dim=64, heads=2, mlp_ratio=2.0, depths=(1, 1), stem_width=24, stem_blocks=0,
-        evidence_heads=4, evidence_hidden=64, position_hidden=64,
+        dim=64, heads=1, mlp_ratio=2.0, depths=(1, 1), stem_width=24, stem_blocks=(0, 0, 2),
+        context="broadcast", evidence_heads=4, evidence_hidden=64, position_hidden=64,
     ),
     "S": AtlasConfig(dim=384, heads=6, stem="reference"),
     "B": AtlasConfig(dim=768, heads=12, stem="reference"),
-    "B-slim": AtlasConfig(dim=768, heads=12, stem_width=96, stem_blocks=1),
+    "B-slim": AtlasConfig(dim=768, heads=12, stem_width=96, stem_blocks=(0, 1, 1)),
 }  # fmt: skip
 
 

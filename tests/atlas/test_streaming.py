@@ -20,7 +20,13 @@ def gradients(model: Atlas) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"stem_blocks": 1}, {"stem": "reference"}, {"head": "reference"}, {"drop_path": 0.4}],
+    [
+        {},
+        {"stem_blocks": (1, 1, 1), "context": "attention"},
+        {"stem": "reference"},
+        {"head": "reference"},
+        {"drop_path": 0.4},
+    ],
     ids=["slim", "blocks", "reference stem", "reference head", "drop path"],
 )
 def test_streaming_equals_plain_backward(random_batch, changes: dict):
