@@ -8,6 +8,7 @@ from typing import Any
 from atlas_path.results import ScoresInfo
 from pipelines.explain import Explained
 from pipelines.exports.overlay import Caption
+from pipelines.faithfulness import Faithfulness
 from pipelines.token_map import TokenMap
 
 LONGEST_NOTE = 76
@@ -19,12 +20,14 @@ def caption_of(
     info: ScoresInfo,
     explained: Explained,
     token_map: TokenMap,
+    check: Faithfulness | None = None,
 ) -> Caption:
     """Header of an image's figures.
 
     Args:
         row: the case's row of `predictions.csv`.
         image: the image's row of `images.csv`.
+        check: what deletion and insertion showed.
     """
     title = f"case {row['case_id']}"
     if row["case_id"] != token_map.image_id:
@@ -34,7 +37,26 @@ def caption_of(
         notes.append(f"unlike the training images: {image['deviations']}")
     if row["case_id"] in info.leaked_training_cases:
         notes.append("this case was used for training")
-    return Caption(title, verdict(row, info, explained), tuple(_shortened(note) for note in notes))
+    notes = [_shortened(note) for note in notes]
+    return Caption(title, verdict(row, info, explained), tuple(notes), _tested(check))
+
+
+def _tested(check: Faithfulness | None) -> tuple[str, ...]:
+    """The test of the map, in a line or two."""
+    if check is None or check.support is None:
+        return ()
+    lines = []
+    if check.deletion_map is not None:
+        lines.append(
+            f"Without the windows it points at, support is {check.deletion_map:.2f} "
+            f"(random windows: {check.deletion_random:.2f}; all windows: {check.support:.2f})"
+        )
+    if check.insertion_map is not None:
+        lines.append(
+            f"With only these windows, support is {check.insertion_map:.2f} "
+            f"(random windows: {check.insertion_random:.2f})"
+        )
+    return tuple(lines)
 
 
 def verdict(row: Mapping[str, Any], info: ScoresInfo, explained: Explained) -> str:

@@ -61,6 +61,12 @@ def heatmap(
         float | None, typer.Option(help="Full colour, logit per square mm. Default: from the cohort.")
     ] = None,
     top: Annotated[int, typer.Option(help="Windows of each kind on the contact sheet.")] = 8,
+    truth: Annotated[
+        Path | None, typer.Option(help="Lesions: CSV (slide_id,x,y,width,height) or GeoJSON; adds FROC.")
+    ] = None,
+    test_seconds: Annotated[
+        float, typer.Option(help="Time for the deletion and insertion test of a case; 0: none.")
+    ] = 20.0,
     device: Annotated[Device, typer.Option(help="For maps that need the model.")] = Device.auto,
 ) -> None:
     """Show why: overlays, contact sheets, and layers for QuPath, OMERO and napari, from stored maps."""
@@ -78,6 +84,8 @@ def heatmap(
         limit=limit,
         top_windows=top,
         device=device.value,
+        truth=truth,
+        faithfulness_seconds=test_seconds,
     )
     result = run(scores, options)
     failed = len(result.failures)

@@ -25,7 +25,7 @@ from pipelines.colours import grey_of, paint
 from pipelines.exports.picture import Picture
 from pipelines.token_map import TokenMap
 
-MARGIN, GAP, HEADER, FOOTER = 28, 24, 92, 132
+MARGIN, GAP, HEADER, FOOTER = 28, 24, 92, 136
 INK, SOFT_INK, PAPER, LINE = (25, 25, 25), (105, 105, 105), (255, 255, 255), (150, 150, 150)
 WARNING = (176, 32, 32)
 
@@ -41,11 +41,12 @@ class Scale:
 
 @dataclass(frozen=True)
 class Caption:
-    """What the header says."""
+    """What the header says, and under the picture what a test of the map found."""
 
     title: str
     verdict: str
     notes: tuple[str, ...] = ()
+    checks: tuple[str, ...] = ()
 
 
 def binned(values: NDArray[np.float32], bin_tokens: int) -> NDArray[np.float32]:
@@ -111,7 +112,9 @@ def write_overlay(
     um_per_px = token_map.frame.mpp.x * picture.step_x
     _scale_bar(draw, left, top, um_per_px, width)
     _colour_bar(draw, figure, figure_width, top, token_map, scale, picture.dark)
-    draw.text((left, top + 84), RESEARCH_USE_ONLY, INK, font=_font(15))
+    for i, line in enumerate(caption.checks):
+        draw.text((left, top + 46 + 20 * i), line, SOFT_INK, font=_font(15))
+    draw.text((left, top + 92), RESEARCH_USE_ONLY, INK, font=_font(15))
 
     layout = {
         "slide_panel_xywh": [left, HEADER, width, height],
