@@ -50,10 +50,14 @@ def evaluate(scores: Path, cohort: Path | None, out: Path, options: EvaluateOpti
     predictions = read_any_predictions(scores)
     reference = read_any_cohort(cohort) if cohort is not None else None
     cases = match(predictions, reference, chosen)
+    second = None
+    if chosen.compare is not None:
+        other = read_any_predictions(chosen.compare)
+        second = (other, match(other, reference, chosen))
     task = resolve_task(predictions, reference, cases, chosen)
     out.mkdir(parents=True, exist_ok=True)
     with progress("evaluate", 2) as advance:
-        results = evaluate_task(task, predictions, cases, chosen)
+        results = evaluate_task(task, predictions, second, cases, chosen, out)
         advance("statistics", 1)
         write(_assemble(predictions, reference, cases, task, results, chosen), out, commit_text)
         advance("report", 1)

@@ -52,7 +52,8 @@ def binary_result(
     repeated = n_patients < label.size
     draws, seed = options.resamples, options.seed
     result = BinaryResult(
-        outcome=outcome.name,
+        outcome=outcome.title,
+        other=outcome.other_title,
         n=label.size,
         n_patients=n_patients,
         n_positive=int(label.sum()),

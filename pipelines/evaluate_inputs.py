@@ -7,7 +7,7 @@ case) for the cohort. Nothing is judged here; that is `evaluate_cases`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -177,7 +177,7 @@ def read_text_table(path: Path) -> pd.DataFrame:
     return frame.map(lambda cell: "" if is_missing(str(cell)) else str(cell).strip())
 
 
-def rename_columns(table: pd.DataFrame, aliases: dict[str, tuple[str, ...]]) -> pd.DataFrame:
+def rename_columns(table: pd.DataFrame, aliases: Mapping[str, tuple[str, ...]]) -> pd.DataFrame:
     """Our names for columns in the field's other spellings; our own names win where both exist."""
     lower = {str(column).lower(): str(column) for column in table.columns}
     renamed: dict[str, str] = {}

@@ -40,7 +40,7 @@ class EvaluateOptions(BaseModel):
     min_group: Annotated[int, Field(ge=1)] = 20
     """Cases a subgroup needs to be shown."""
     min_events: Annotated[int, Field(ge=1)] = 5
-    """Positives and negatives a subgroup needs for its AUROC to be shown."""
+    """Patients with, and patients without, the condition that a subgroup needs to be shown."""
     recalibrate: list[Literal["platt", "isotonic", "temperature"]] = ["platt"]
     """Recalibrations fitted on the tuning split, shown beside the calibration as stored."""
     horizons: list[float] = []

@@ -32,6 +32,22 @@ class Outcome:
     patient: NDArray[Any]
     table: pd.DataFrame
     is_probability: bool
+    label_column: str = "label"
+    negative: str = ""
+
+    @property
+    def title(self) -> str:
+        """The condition for people: 'label = 1' where the class alone says nothing."""
+        return self._named(self.name)
+
+    @property
+    def other_title(self) -> str:
+        """Its absence for people: the negative class, or 'not ...' for one label of several."""
+        return self._named(self.negative) if self.negative else f"not {self.title}"
+
+    def _named(self, name: str) -> str:
+        bare = name.lower() in ("0", "1", "true", "false", "yes", "no", "positive", "negative")
+        return f"{self.label_column} = {name}" if bare else name
 
     @property
     def both_classes(self) -> bool:
@@ -151,6 +167,8 @@ def binary_outcome(
         kept["patient_id"].to_numpy(),
         kept,
         is_probability=not outside.any(),
+        label_column=label_column,
+        negative="" if task.kind == "multilabel" else classes[0],
     )
 
 

@@ -67,7 +67,7 @@ def _table(
     outcome: Outcome, column: str, point: OperatingPoint | None, options: EvaluateOptions
 ) -> SubgroupTable:
     groups = np.array(subgroups.bands(list(outcome.table[column]), column))
-    names = sorted(set(groups), key=lambda name: (name == subgroups.UNKNOWN, _natural(name)))
+    names = sorted(set(groups), key=natural)
     rows = [_row(outcome, groups == name, str(name), point, options) for name in names]
     shown = [row.value for row in rows if row.auroc is not None and row.auroc.value is not None]
     table = SubgroupTable(column=column, rows=rows)
@@ -94,8 +94,8 @@ def _row(
         row.suppressed = f"fewer than {options.min_group} cases"
         return row
     row.prevalence = Number.of(proportion(label, patient))
-    if min(n_positive, label.size - n_positive) < options.min_events:
-        row.suppressed = f"fewer than {options.min_events} positives or negatives"
+    if min(discrimination.patients_by_class(label, patient)) < options.min_events:
+        row.suppressed = f"fewer than {options.min_events} patients with, or without, the condition"
         return row
     draws = min(options.resamples, FEW_GROUP_RESAMPLES)
     row.auroc = Number.of(discrimination.auroc_estimate(label, prob, patient, draws, options.seed))
@@ -134,8 +134,10 @@ def shortcuts(outcome: Outcome, options: EvaluateOptions) -> list[Shortcut]:
     return found
 
 
-def _natural(name: str) -> tuple[int, float, str]:
-    """Bands in the order of their numbers, words by the alphabet."""
+def natural(name: str) -> tuple[int, float, str]:
+    """Sort key: bands in the order of their numbers, words by the alphabet, 'unknown' last."""
+    if name == subgroups.UNKNOWN:
+        return (2, 0.0, name)
     first = name.replace("<", "").replace(">=", "").split()
     try:
         return (0, float(first[0]) - (0.5 if name.startswith("<") else 0.0), name)

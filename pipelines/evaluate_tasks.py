@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from atlas_path.errors import CohortError
 from atlas_path.report.schema import Gallery, Primary
@@ -21,11 +20,16 @@ from atlas_path.report.schema_other import (
 from atlas_path.stats.subgroups import bands
 from pipelines.evaluate_binary import binary_result
 from pipelines.evaluate_cases import CaseTable, Ledger
+from pipelines.evaluate_classes import classes_result, regression_result
+from pipelines.evaluate_compare import compare
+from pipelines.evaluate_gallery import galleries
 from pipelines.evaluate_inputs import Predictions, TaskFacts
+from pipelines.evaluate_localise import localise
 from pipelines.evaluate_options import EvaluateOptions
 from pipelines.evaluate_outcomes import Outcome, binary_classes, binary_outcome
 from pipelines.evaluate_points import frozen_points
-from pipelines.evaluate_subgroups import columns_to_use, shortcuts, subgroup_tables
+from pipelines.evaluate_subgroups import columns_to_use, natural, shortcuts, subgroup_tables
+from pipelines.evaluate_survival import survival_result
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,15 +55,34 @@ class TaskResults:
 
 
 def evaluate_task(
-    task: TaskFacts, predictions: Predictions, cases: CaseTable, options: EvaluateOptions
+    task: TaskFacts,
+    predictions: Predictions,
+    second: tuple[Predictions, CaseTable] | None,
+    cases: CaseTable,
+    options: EvaluateOptions,
+    out: Path,
 ) -> TaskResults:
-    """Compute everything the task allows.
+    """Compute everything the task allows; gallery pictures go into `out`.
 
     Raises:
         CohortError: no case with both a label and a prediction is left.
     """
     results = TaskResults(cases.evaluated)
-    _binary_task(task, predictions, cases, options, results)
+    if task.kind in ("multiclass", "ordinal"):
+        results.classes, results.evaluated = classes_result(task, cases, options)
+        if task.kind == "ordinal":
+            results.primary = Primary(name="quadratic kappa", number=results.classes.kappa)
+        else:
+            results.primary = Primary(name="macro AUROC", number=results.classes.macro_auroc)
+    elif task.kind == "regression":
+        results.regression, results.evaluated = regression_result(task, cases, options)
+        results.primary = Primary(name="R2", number=results.regression.r2)
+    elif task.kind == "survival":
+        results.survival, results.evaluated = survival_result(task, cases, options)
+        results.primary = Primary(name="Uno's C", number=results.survival.uno_c)
+    else:
+        _binary_task(task, predictions, second, cases, options, results, out)
+    results.localisation = localise(predictions, cases, options, results.files)
     results.characteristics = characteristics(results.evaluated, task, options)
     return results
 
@@ -78,39 +101,53 @@ def outcomes_of(
 def _binary_task(
     task: TaskFacts,
     predictions: Predictions,
+    second: tuple[Predictions, CaseTable] | None,
     cases: CaseTable,
     options: EvaluateOptions,
     results: TaskResults,
+    out: Path,
 ) -> None:
     stored = predictions.info.operating_points if predictions.info else []
     calibrated = _calibration_words(predictions)
-    used: list[str] = []
-    for name, column, classes in outcomes_of(task, cases, options):
+    outcomes = outcomes_of(task, cases, options)
+    used: set[str] = set()
+    for name, column, classes in outcomes:
         outcome = binary_outcome(cases.evaluated, task, name, column, classes, cases.ledger)
         if not outcome.label.size:
-            raise CohortError(
-                "the cohort",
-                f"no case has both a label ('{column}') and a prediction",
-                "see the label column and --split",
-            )
-        tuning = (
-            binary_outcome(cases.tuning, task, name, column, classes, Ledger()) if len(cases.tuning) else None
-        )
-        if cases.split in ("all", options.choose_on):
-            tuning = None
+            what = f"no case has both a label ('{column}') and a prediction"
+            raise CohortError("the cohort", what, "see the label column and --split")
+        tuning = _tuning(task, cases, (name, column, classes), options)
         points = frozen_points(name, stored, tuning, options, cases.split)
         found = binary_result(outcome, tuning, points, calibrated, options, cases.ledger.faults)
-        if task.kind == "binary" or options.subgroups is not None:
-            first = found.operating_points[0] if found.operating_points else None
-            found.subgroups = subgroup_tables(outcome, first, options)
+        point = found.operating_points[0] if found.operating_points else None
+        if len(outcomes) == 1 or options.subgroups is not None:
+            found.subgroups = subgroup_tables(outcome, point, options)
             found.shortcuts = shortcuts(outcome, options)
         results.binary.append(found)
-        used += list(outcome.table["case_id"])
+        threshold = point.threshold if point else None
+        results.galleries += galleries(outcome, threshold, predictions, options, out)
+        if second is not None:
+            theirs = _tuning(task, second[1], (name, column, classes), options)
+            results.comparisons.append(
+                compare(outcome, points, predictions, second[0], theirs, options, cases.ledger)
+            )
+        used |= set(outcome.table["case_id"])
         _note_one_class(outcome, cases.ledger)
     results.evaluated = cases.evaluated[cases.evaluated["case_id"].isin(used)]
+    if second is not None:
+        results.files += second[0].files
     main = results.binary[0]
     label = f"AUROC of {main.outcome}" if len(results.binary) > 1 else "AUROC"
     results.primary = Primary(name=label, number=main.auroc)
+
+
+def _tuning(
+    task: TaskFacts, cases: CaseTable, what: tuple[str, str, list[str]], options: EvaluateOptions
+) -> Outcome | None:
+    """The outcome on the tuning split, where that is not what is evaluated."""
+    if not len(cases.tuning) or cases.split in ("all", options.choose_on):
+        return None
+    return binary_outcome(cases.tuning, task, *what, Ledger())
 
 
 def _note_one_class(outcome: Outcome, ledger: Ledger) -> None:
@@ -139,11 +176,9 @@ def characteristics(
         c for c in task.label_columns if c in table.columns and task.kind not in ("regression", "survival")
     ]
     for column in [*labels, *columns_to_use(table, options)]:
-        values, counts = np.unique(np.array(bands(list(table[column]), column)), return_counts=True)
-        pairs: list[tuple[Any, Any]] = sorted(
-            zip(values, counts, strict=True), key=lambda pair: -int(pair[1])
-        )
-        found[column] = {str(value): int(count) for value, count in pairs[:MOST_VALUES]}
-        if len(pairs) > MOST_VALUES:
-            found[column]["(other values)"] = int(sum(int(count) for _, count in pairs[MOST_VALUES:]))
+        counted = Counter(bands(list(table[column]), column))
+        common = dict(counted.most_common(MOST_VALUES))
+        found[column] = {value: common[value] for value in sorted(common, key=natural)}
+        if len(counted) > MOST_VALUES:
+            found[column]["(other values)"] = sum(counted.values()) - sum(common.values())
     return found

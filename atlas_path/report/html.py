@@ -31,7 +31,8 @@ table{border-collapse:collapse;margin:.7em 0;font-size:.92em;width:100%}
 caption{text-align:left;font-weight:600;padding:4px 0}
 th,td{border-bottom:1px solid var(--line);padding:4px 8px;text-align:left;vertical-align:top}
 thead th{border-bottom:2px solid var(--ink)}
-td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}td i{font-style:normal;white-space:nowrap}
+td:first-child{white-space:nowrap}
 table.confusion{width:auto}
 table.confusion td,table.confusion th{border:1px solid var(--line);padding:6px 14px}
 figure{margin:1em 0;break-inside:avoid}figure img{max-width:100%;height:auto;display:block}
@@ -75,13 +76,21 @@ def table(
     def cells(values: Sequence[str], tag: str) -> str:
         scope = ' scope="col"' if tag == "th" else ""
         return "".join(
-            f"<{tag}{scope}{' class=n' if k in right else ''}>{esc(value)}</{tag}>"
+            f"<{tag}{scope}{' class=n' if k in right else ''}>{_cell(value, tag, k in right)}</{tag}>"
             for k, value in enumerate(values)
         )
 
     body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
     top = f"<caption>{esc(caption)}</caption>" if caption else ""
     return f"<table>{top}<thead><tr>{cells(header, 'th')}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _cell(value: str, tag: str, is_number: bool) -> str:
+    """Escaped text; a number may break before its interval and nowhere else."""
+    if tag == "th" or not is_number or len(value) > 40:
+        return esc(value)
+    first, bracket, rest = value.partition(" (")
+    return f"<i>{esc(first)}</i>" + (f" <i>({esc(rest)}</i>" if bracket else "")
 
 
 def number(found: Number | None, digits: int = 2, percent: bool = False) -> str:

@@ -12,6 +12,7 @@ from atlas_path.report.html import esc, number, paragraph
 from atlas_path.report.plots import Plot
 from atlas_path.report.schema import Metrics
 from atlas_path.report.sections_binary import Section, binary_sections
+from atlas_path.report.sections_other import other_sections
 
 NOTICE = (
     "Not a medical device. Not for diagnosis, triage or treatment. The numbers hold only for the "
@@ -27,6 +28,7 @@ def render(metrics: Metrics, folder: Path) -> tuple[str, list[Plot]]:
     sections: list[Section] = [("Who was studied", _studied(metrics, plots))]
     for outcome in metrics.binary:
         sections += binary_sections(outcome, len(metrics.binary) > 1, plots)
+    sections += other_sections(metrics, plots)
     if any(gallery.items for gallery in metrics.galleries):
         sections.append(("The worst errors", "".join(gallery_html(g, folder) for g in metrics.galleries)))
     sections.append(("What this software cannot answer", _limits(metrics)))
@@ -142,13 +144,10 @@ def _studied(metrics: Metrics, plots: list[Plot]) -> str:
         )
     if metrics.characteristics:
         rows = [
-            (column, value, str(count))
+            (column, ", ".join(f"{value}: {count}" for value, count in values.items()))
             for column, values in metrics.characteristics.items()
-            for value, count in values.items()
         ]
-        body.append(
-            html.table(("column", "value", "cases"), rows, "Characteristics of the evaluated cases", (2,))
-        )
+        body.append(html.table(("column", "cases by value"), rows, "Characteristics of the evaluated cases"))
     if metrics.faults:
         faults = [(f.what, str(f.n), f.done, ", ".join(f.examples)) for f in metrics.faults]
         header = ("found in the input", "n", "what was done", "for example")

@@ -19,6 +19,7 @@ from atlas_path.report.plots import (
 from atlas_path.report.schema_binary import BinaryResult, CalibrationResult, DecisionPoint, SubgroupTable
 
 MARKERS = "osD^v"
+LEAST_SHOWN = 0.3  # intervals of tiny groups may run out of the forest plot to the left
 
 
 def curves_plot(result: BinaryResult, name: str) -> Plot:
@@ -65,14 +66,14 @@ def histogram_plot(result: BinaryResult, name: str) -> Plot | None:
         axes.bar(middles, found.histogram_positive, width * 0.92, color=ORANGE, label=f"{result.outcome}")
         axes.bar(
             middles, [-n for n in found.histogram_negative], width * 0.92, color=SKY, hatch="////",
-            edgecolor="white", linewidth=0, label=f"not {result.outcome}",
+            edgecolor="white", linewidth=0, label=result.other,
         )  # fmt: skip
         axes.axhline(0, color=BLACK, lw=0.8)
-        for point in result.operating_points:
+        for row, point in enumerate(sorted(result.operating_points, key=lambda p: p.threshold)):
             axes.axvline(point.threshold, color=BLACK, lw=0.9, ls=":")
             axes.annotate(
-                point.name, (point.threshold, 1.0), xycoords=("data", "axes fraction"), fontsize=8,
-                ha="left", va="top", xytext=(3, 0), textcoords="offset points",
+                point.name, (point.threshold, 1.0 - 0.09 * row), xycoords=("data", "axes fraction"),
+                fontsize=8, ha="left", va="top", xytext=(3, 0), textcoords="offset points",
             )  # fmt: skip
         axes.yaxis.set_major_formatter(lambda value, _: f"{abs(value):.0f}")
         axes.set(xlim=(0, 1), xlabel="predicted probability", ylabel="cases")
@@ -163,7 +164,8 @@ def forest_plot(result: BinaryResult, tables: list[SubgroupTable], name: str) ->
         for tick, (_, value, _, _) in zip(axes.get_yticklabels(), lines, strict=True):
             tick.set_fontweight("bold" if value is None else "normal")
         axes.tick_params(axis="y", length=0)
-        axes.set(ylim=(len(lines) - 0.4, -0.6), xlim=(math.floor(least * 10) / 10, 1.005), xlabel="AUROC")
+        left = max(LEAST_SHOWN, math.floor(least * 10) / 10)
+        axes.set(ylim=(len(lines) - 0.4, -0.6), xlim=(left, 1.005), xlabel="AUROC")
         light_grid(axes, "x")
         return c.plot(name, f"AUROC of {result.outcome} by subgroup; dashed: all cases")
 

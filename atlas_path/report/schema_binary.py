@@ -165,6 +165,8 @@ class BinaryResult(Part):
 
     outcome: str
     """Name of the positive class or label."""
+    other: str
+    """Name of its absence."""
     n: int
     n_patients: int
     n_positive: int

@@ -128,6 +128,7 @@ class LocalisationResult(Part):
 class McNemarResult(Part):
     """Exact McNemar test at the frozen points of both models."""
 
+    point: str
     among: Literal["positives", "negatives", "all"]
     first_threshold: float
     second_threshold: float

@@ -13,10 +13,11 @@ from atlas_path.report.plots_binary import (
     recalibrated_plot,
     reliability_plot,
 )
-from atlas_path.report.schema_binary import BinaryResult, CalibrationResult, OperatingPoint
+from atlas_path.report.schema_binary import BinaryResult, CalibrationResult, OperatingPoint, Shortcut
 
 Section = tuple[str, str]
 """Title and HTML body."""
+WEAK_SIGN = 0.05
 
 
 def binary_sections(result: BinaryResult, many: bool, plots: list[Plot]) -> list[Section]:
@@ -106,7 +107,7 @@ def _point(point: OperatingPoint, result: BinaryResult) -> str:
         '<th scope="col">called negative</th></tr></thead><tbody>'
         f'<tr><th scope="row">{html.esc(result.outcome)}</th><td class=n>{c.true_positive}</td><td '
         f"class=n>{c.false_negative}</td></tr>"
-        f'<tr><th scope="row">not {html.esc(result.outcome)}</th><td class=n>{c.false_positive}</td><td '
+        f'<tr><th scope="row">{html.esc(result.other)}</th><td class=n>{c.false_positive}</td><td '
         f"class=n>{c.true_negative}</td></tr>"
         "</tbody></table>"
     )
@@ -219,7 +220,7 @@ def _subgroups(result: BinaryResult, stem: str, plots: list[Plot]) -> str:
                 "" if r.sensitivity is None else number(r.sensitivity, 2, percent=True),
                 "" if r.specificity is None else number(r.specificity, 2, percent=True),
                 "" if r.observed_expected is None else number(r.observed_expected),
-                r.suppressed or (r.auroc.note if r.auroc is not None else ""),
+                r.suppressed,
             )
             for r in found.rows
         ]  # fmt: skip
@@ -248,11 +249,17 @@ def _subgroups(result: BinaryResult, stem: str, plots: list[Plot]) -> str:
     return "".join(body)
 
 
+def _verdict(found: Shortcut) -> str:
+    if found.warning:
+        return found.warning
+    return "a weak sign: look at it" if found.p is not None and found.p < WEAK_SIGN else "no sign of it"
+
+
 def _sample_size(result: BinaryResult) -> str:
     rows = [
         (
-            s.quantity, "none" if s.half_width_reached is None else f"+- {s.half_width_reached:.3f}",
-            f"+- {s.half_width_target:g}", f"{s.n_needed:,}", f"{s.n_here:,}", s.formula,
+            s.quantity, "none" if s.half_width_reached is None else f"± {s.half_width_reached:.3f}",
+            f"± {s.half_width_target:g}", f"{s.n_needed:,}", f"{s.n_here:,}", s.formula,
         )
         for s in result.sample_size
     ]  # fmt: skip
