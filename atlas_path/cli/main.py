@@ -13,6 +13,7 @@ from atlas_path import RESEARCH_USE_ONLY, __version__
 from atlas_path.cli.demo import demo
 from atlas_path.cli.doctor import doctor
 from atlas_path.cli.evaluate import evaluate
+from atlas_path.cli.exams import exams
 from atlas_path.cli.heatmap import heatmap
 from atlas_path.cli.info import info
 from atlas_path.cli.init import init
@@ -46,6 +47,7 @@ def _root(
 
 
 # the stages in their order, then what helps around them
+app.command()(exams)
 app.command()(preprocess)
 app.command()(train)
 app.command()(score)

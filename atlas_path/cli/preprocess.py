@@ -33,6 +33,14 @@ class Icc(StrEnum):
     srgb = "srgb"
 
 
+class DbtMode(StrEnum):
+    """What becomes of a tomosynthesis stack."""
+
+    refuse = "refuse"
+    mip = "mip"
+    slices = "slices"
+
+
 class HashMode(StrEnum):
     """How much of a slide is hashed."""
 
@@ -72,6 +80,13 @@ def preprocess(
     hash_: Annotated[
         HashMode, typer.Option("--hash", help="full: fingerprint by all bytes of a slide.")
     ] = HashMode.sampled,
+    dbt: Annotated[
+        DbtMode, typer.Option(help="Tomosynthesis: refused, one maximum-intensity image, or all slices.")
+    ] = DbtMode.refuse,
+    mammo_set: Annotated[
+        list[str] | None,
+        typer.Option("--mammo-set", help="Mammography policy, e.g. for_processing=accept, films=TABLE."),
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(help="Worker processes; 0: this process only. Default: by amount of work.")
     ] = None,
@@ -90,6 +105,7 @@ def preprocess(
     """
     from pydantic import ValidationError
 
+    from atlas_path.slides.mammo_options import MammoOptions
     from atlas_path.store.options import PreprocessOptions
     from pipelines.preprocess import preprocess as run
 
@@ -109,6 +125,7 @@ def preprocess(
             max_bad=max_bad,
             icc=icc.value,
             hash=hash_.value,
+            mammo=MammoOptions.model_validate({"dbt": dbt.value, **_words(mammo_set or [])}),
             workers=workers,
             scheduler=scheduler,
             force=force,
@@ -132,6 +149,11 @@ def preprocess(
     typer.echo(f"{n_done} of {len(result.records)} slides done; see {output / 'summary.md'}")
     if result.exit_code != ExitCode.OK:
         raise typer.Exit(result.exit_code)
+
+
+def _words(pairs: list[str]) -> dict[str, str]:
+    """`name=value` pairs as they stand."""
+    return {name.strip(): value for name, _, value in (pair.partition("=") for pair in pairs)}
 
 
 def _settings(pairs: list[str]) -> dict[str, float | bool]:
