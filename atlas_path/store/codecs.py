@@ -8,15 +8,18 @@ back is what training does all day. `benchmarks/ingest.py --codecs` repeats the 
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import cv2
 import imagecodecs
 import numpy as np
 
 LZ4_LEVEL = 5
 ZSTD_LEVEL = 1
+_local = threading.local()
 
 
 class ChunkCodec(Protocol):
@@ -29,8 +32,8 @@ class ChunkCodec(Protocol):
     def to_json(self) -> list[dict[str, Any]]:
         """The `codecs` list of zarr.json."""
 
-    def encode(self, chunk: np.ndarray) -> bytes:
-        """Bytes of a C-contiguous chunk (c, y, x)."""
+    def encode(self, window: np.ndarray) -> bytes:
+        """Bytes of a chunk that is given as (y, x, c), any strides; stored as (c, y, x)."""
 
     def decode_into(self, payload: bytes, out: np.ndarray) -> None:
         """Decode into a C-contiguous chunk (c, y, x).
@@ -66,11 +69,11 @@ class Lz4:
         }
         return [_little_endian(), {"name": "blosc", "configuration": blosc}]
 
-    def encode(self, chunk: np.ndarray) -> bytes:
+    def encode(self, window: np.ndarray) -> bytes:
         """See `ChunkCodec`."""
         return bytes(
             imagecodecs.blosc_encode(
-                _little(chunk),
+                _planar(window),
                 level=LZ4_LEVEL,
                 compressor="lz4",
                 shuffle=self._shuffle,
@@ -100,9 +103,9 @@ class Zstd:
             {"name": "zstd", "configuration": {"level": ZSTD_LEVEL, "checksum": False}},
         ]
 
-    def encode(self, chunk: np.ndarray) -> bytes:
+    def encode(self, window: np.ndarray) -> bytes:
         """See `ChunkCodec`."""
-        return bytes(imagecodecs.zstd_encode(_little(chunk), level=ZSTD_LEVEL))
+        return bytes(imagecodecs.zstd_encode(_planar(window), level=ZSTD_LEVEL))
 
     def decode_into(self, payload: bytes, out: np.ndarray) -> None:
         """See `ChunkCodec`."""
@@ -132,8 +135,23 @@ def _little_endian() -> dict[str, Any]:
     return {"name": "bytes", "configuration": {"endian": "little"}}
 
 
-def _little(chunk: np.ndarray) -> Any:
-    return chunk if sys.byteorder == "little" or chunk.itemsize == 1 else chunk.byteswap()
+def _planar(window: np.ndarray) -> Any:
+    """(y, x, c) as a C-contiguous, little-endian (c, y, x); cv2 is several times faster at it than numpy."""
+    height, width, channels = window.shape
+    planes = _scratch((channels, height, width), window.dtype)
+    if 1 < channels <= 4 and window.dtype in (np.uint8, np.uint16):
+        cv2.split(np.ascontiguousarray(window), list(planes))  # 20 us; 440 us for a window with strides
+    else:
+        np.copyto(planes, window.transpose(2, 0, 1))
+    return planes if sys.byteorder == "little" or planes.itemsize == 1 else planes.byteswap()
+
+
+def _scratch(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An array of this thread's own, the same one every time: new memory costs more than filling it."""
+    array: np.ndarray | None = getattr(_local, "planes", None)
+    if array is None or array.shape != shape or array.dtype != dtype:
+        array = _local.planes = np.empty(shape, dtype)
+    return array
 
 
 def _decode(decoder: Any, payload: bytes, out: np.ndarray, **options: Any) -> None:

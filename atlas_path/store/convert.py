@@ -11,11 +11,11 @@ from atlas_path.geometry import WINDOW_PX, Grid
 from atlas_path.slides import open_slide
 from atlas_path.store.arrays import StoredArray
 from atlas_path.store.commit import PartFolder
-from atlas_path.store.job import CHAIN_TOP, Job, Written
+from atlas_path.store.job import Job, Written
 from atlas_path.store.masks import write_masks, write_metadata
 from atlas_path.store.meta import StoreMeta
 from atlas_path.store.prepare import Prepared
-from atlas_path.store.pyramid import ChainWriter, reduce_level, too_damaged
+from atlas_path.store.pyramid import BAND_SHARD_ROWS, ChainWriter, reduce_level, too_damaged
 from atlas_path.store.source import BaseReader
 
 
@@ -23,7 +23,7 @@ def bands(job: Job) -> list[range]:
     """Shard rows of level 0 that can be written independently of each other."""
     layout = job.levels[0].layout
     assert layout is not None
-    rows, step = layout.shard_grid[0], 1 << CHAIN_TOP
+    rows, step = layout.shard_grid[0], BAND_SHARD_ROWS
     return [range(start, min(start + step, rows)) for start in range(0, rows, step)]
 
 

@@ -103,6 +103,7 @@ def kept_windows(
         if kept:
             below = kept[-1]
             padded = np.zeros((grid.rows * 2, grid.cols * 2), bool)
+            below = below[: grid.rows * 2, : grid.cols * 2]
             padded[: below.shape[0], : below.shape[1]] = below
             keep = np.asarray(padded.reshape(grid.rows, 2, grid.cols, 2).any(axis=(1, 3)))
         kept.append(keep)

@@ -140,10 +140,10 @@ def lossless_layout(
     )
 
 
-def write_json(path: Path, text: Mapping[str, Any]) -> None:
+def write_json(path: Path, text: Mapping[str, Any], indent: int | None = 2) -> None:
     """Write a JSON file, keys in the given order."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(text, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(text, indent=indent, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> dict[str, Any]:

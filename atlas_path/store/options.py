@@ -90,7 +90,7 @@ class PreprocessOptions(BaseModel):
 
     def content(self) -> dict[str, Any]:
         """The options that change a store's content, as JSON."""
-        mammo = self.mammo.model_dump(exclude_defaults=True)
+        mammo = self.mammo.model_dump(exclude_defaults=True, exclude={"films"})
         return {
             "format_revision": FORMAT_REVISION,
             "mpp": self.mpp,

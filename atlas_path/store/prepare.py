@@ -161,7 +161,7 @@ def _write_outline(slide: Slide, tissue: TissueMask, request: Request) -> None:
     """`tissue/<image_id>.geojson`, to be opened, and edited, in QuPath."""
     full = slide.levels[0]
     outline = tissue_geojson(tissue.mask, full.height_px, full.width_px, _origin(slide))
-    write_json(request.out / "tissue" / f"{request.image_id}.geojson", outline)
+    write_json(request.out / "tissue" / f"{request.image_id}.geojson", outline, indent=None)
 
 
 def _origin(slide: Slide) -> tuple[int, int]:

@@ -1,8 +1,9 @@
-"""Writes the levels of a lossless (or re-encoded) pyramid, one thread a shard, every byte once.
+"""Writes levels 0, 1 and 2 in one pass over the slide's pixels: every byte once, a few rows in memory.
 
-Shards of level 0 are read in Z order, so that the four under a shard of level 1 come together: it is made
-from their halves in memory and written, and so is level 2. At most a few shards of each level are open at a
-time, whatever the size of the slide. Levels above 2 are made afterwards from the stored level 2.
+A thread takes a column of the slide, one shard wide, and goes down it a row of windows at a time: the windows
+are encoded, the row is halved; two halves make a row of the level above. Encoded windows are collected in
+their shard, which is written as soon as all columns above it have passed. So memory does not depend on the
+size of the slide. Levels above 2 are made afterwards from the stored level 2, which is a sixteenth of it.
 """
 
 from __future__ import annotations
@@ -10,19 +11,29 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Self, TypeVar
 
-import cv2
 import numpy as np
 
 from atlas_path.errors import DamagedSlideError
 from atlas_path.geometry import WINDOW_PX
-from atlas_path.store.job import Job, LevelPlan, Written
+from atlas_path.store.job import Job, Written
 from atlas_path.store.layout import ArrayLayout
 from atlas_path.store.shard import FileRecord, ShardWriter
 from atlas_path.store.source import BaseReader, halve
 
 Item = TypeVar("Item")
+MAX_QUEUED = 4
+BAND_SHARD_ROWS = 4  # as many rows of level-0 shards lie under one shard of level 2
+
+
+@dataclass(frozen=True)
+class Column:
+    """The work of one thread: windows `rows` x `cols` of level 0."""
+
+    rows: range
+    cols: range
 
 
 class ChainWriter:
@@ -35,190 +46,211 @@ class ChainWriter:
 
     def __init__(self, job: Job, reader: BaseReader) -> None:
         self._job, self._reader = job, reader
-        self._open: dict[tuple[int, int, int], tuple[np.ndarray, list[int]]] = {}
-        self._lock = threading.Lock()
-        self._files: list[FileRecord] = []
-        self._bad_px = np.zeros(job.levels[0].keep.shape, np.int64)
-        self._n_bad = 0
+        self._shards: OpenShards
 
     def write(self, shard_rows: range, threads: int) -> Written:
         """Write the shards of level 0 in these rows and all that lies above them within the chain.
 
-        Rows must come in whole groups of 2**chain_top, so that no coarser shard is shared with another call.
+        Rows must come in whole groups of 4, so that no shard of level 2 is shared with another call.
 
         Raises:
             DamagedSlideError: more windows are unreadable than the job allows.
         """
-        cols = self._layout(0).shard_grid[1]
-        shards = z_order(shard_rows, cols, self._job.chain_top)
-        for level in range(1, self._job.chain_top + 1):
-            self._expect(level, shards)
-        run_threads(self._write_base, shards, threads)
-        return Written(self._files, self._bad_px)
+        columns = self._columns(shard_rows, threads)
+        with OpenShards(self._job) as self._shards:
+            for column in columns:
+                for level, shard in self._touched(column):
+                    self._shards.expect(level, shard)
+            run_threads(self._write_column, columns, threads)
+        return Written(self._shards.files(), self._reader.bad_px)
 
-    def _layout(self, level: int) -> ArrayLayout:
-        layout = self._job.levels[level].layout
-        assert layout is not None
-        return layout
+    def _columns(self, shard_rows: range, threads: int) -> list[Column]:
+        """Columns of one shard's width; narrower ones when there would be too few for the threads."""
+        plan, layout = self._job.levels[0], _layout(self._job, 0)
+        per_shard = layout.shard[1] // WINDOW_PX
+        grid_rows, grid_cols = plan.keep.shape
+        wide = per_shard
+        while wide > 1 << self._job.chain_top and -(-grid_cols // wide) < 2 * threads:
+            wide //= 2
+        columns = []
+        for first in range(shard_rows.start, shard_rows.stop, BAND_SHARD_ROWS):
+            stop = min(first + BAND_SHARD_ROWS, shard_rows.stop)
+            rows = range(first * per_shard, min(stop * per_shard, grid_rows))
+            columns += [Column(rows, range(col, col + wide)) for col in range(0, grid_cols, wide)]
+        return columns
 
-    def _expect(self, level: int, shards: list[tuple[int, int]]) -> None:
-        """Count how many shards below each shard of `level` will arrive."""
-        below = {(row >> (level - 1), col >> (level - 1)) for row, col in shards}
-        for row, col in below:
-            key = (level, row >> 1, col >> 1)
-            self._open.setdefault(key, (np.empty(0, np.uint8), [0]))[1][0] += 1
+    def _touched(self, column: Column) -> list[tuple[int, tuple[int, int]]]:
+        """(level, shard) of every shard that the column writes into."""
+        touched = []
+        for level in range(self._job.chain_top + 1):
+            n = _layout(self._job, level).shard[1] // WINDOW_PX
+            last = (column.rows.stop - 1) >> level
+            rows = range((column.rows.start >> level) // n, last // n + 1)
+            touched += [(level, (row, (column.cols.start >> level) // n)) for row in rows]
+        return touched
 
-    def _write_base(self, shard: tuple[int, int]) -> None:
-        row, col = shard
-        plan = self._job.levels[0]
-        keep = shard_keep(plan, row, col)
-        if not keep.any():
-            self._pass_up(0, row, col, None)
+    def _write_column(self, column: Column) -> None:
+        halves: list[np.ndarray | None] = [None] * (self._job.chain_top + 1)
+        for row, pixels in self._reader.rows(column.rows, column.cols):
+            self._push(0, row, column, pixels, halves)
+            self._check_damage()
+
+    def _push(
+        self,
+        level: int,
+        row: int,
+        column: Column,
+        pixels: np.ndarray | None,
+        halves: list[np.ndarray | None],
+    ) -> None:
+        """Take a finished row of windows of a level (None: all background) and hand its half up."""
+        job = self._job
+        last = row == (column.rows.stop - 1) >> level
+        if pixels is not None:
+            self._encode(level, row, column.cols.start >> level, pixels)
+        n = _layout(job, level).shard[1] // WINDOW_PX
+        if last or row % n == n - 1:
+            self._shards.passed(level, (row // n, (column.cols.start >> level) // n))
+        if level == job.chain_top:
             return
-        n = self._layout(0).shard[1] // WINDOW_PX
-        block = self._reader.read(row * n, col * n, keep)
-        if block.bad_px.any():
-            self._record_bad(row * n, col * n, block.bad_px)
-        self._finish(0, row, col, block.pixels)
+        half = None
+        if pixels is not None:
+            _extend_odd_edge(
+                pixels,
+                job.levels[level].height_px - row * WINDOW_PX,
+                job.levels[level].width_px - (column.cols.start >> level) * WINDOW_PX,
+            )
+            half = halve(pixels)
+        if row % 2 == 0 and not last:
+            halves[level] = half
+            return
+        upper, lower = (half, None) if row % 2 == 0 else (halves[level], half)
+        halves[level] = None
+        self._push(level + 1, row >> 1, column, _stacked(upper, lower, job.background), halves)
 
-    def _record_bad(self, row: int, col: int, bad_px: np.ndarray) -> None:
+    def _encode(self, level: int, row: int, col: int, pixels: np.ndarray) -> None:
+        keep = self._job.levels[level].keep
+        for i in range(pixels.shape[1] // WINDOW_PX):
+            if col + i < keep.shape[1] and keep[row, col + i]:
+                window = pixels[:, i * WINDOW_PX : (i + 1) * WINDOW_PX]
+                self._shards.put(level, row, col + i, window)
+
+    def _check_damage(self) -> None:
+        if self._reader.n_bad > self._job.max_bad * self._job.n_kept:
+            raise too_damaged(self._job, self._reader.n_bad)
+
+
+class OpenShards:
+    """The shards that are being filled. A shard is written when nobody will add to it any more.
+
+    Writing happens on one thread of its own, so that those that compute never wait for the disk, except when
+    it falls `MAX_QUEUED` shards behind. Use as a context manager: at its end everything is written.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._lock = threading.Lock()
+        self._waiting: dict[tuple[int, tuple[int, int]], int] = {}
+        self._writers: dict[tuple[int, tuple[int, int]], ShardWriter] = {}
+        self._disk = ThreadPoolExecutor(1, thread_name_prefix="disk")
+        self._room = threading.Semaphore(MAX_QUEUED)
+        self._queued: list[Future[FileRecord | None]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._disk.shutdown(wait=True, cancel_futures=kind is not None)
+
+    def files(self) -> list[FileRecord]:
+        """The records of all shards, once they are written.
+
+        Raises:
+            OSError: one could not be written.
+        """
+        return [record for record in (future.result() for future in self._queued) if record is not None]
+
+    def expect(self, level: int, shard: tuple[int, int]) -> None:
+        """One more column will add to this shard."""
+        self._waiting[level, shard] = self._waiting.get((level, shard), 0) + 1
+
+    def put(self, level: int, row: int, col: int, window: np.ndarray) -> None:
+        """Encode a window (256, 256, channels) and add it to its shard."""
+        layout = _layout(self._job, level)
+        n_c, n_y, n_x = layout.chunks_per_shard
+        step = layout.chunk[0]
+        payloads = [layout.codec.encode(window[:, :, c * step : (c + 1) * step]) for c in range(n_c)]
+        shard = (row // n_y, col // n_x)
         with self._lock:
-            self._bad_px[row : row + bad_px.shape[0], col : col + bad_px.shape[1]] = bad_px
-            self._n_bad += int((bad_px > 0).sum())
-            n_bad = self._n_bad
-        if n_bad > self._job.max_bad * self._job.n_kept:
-            raise too_damaged(self._job, n_bad)
+            writer = self._writers.get((level, shard))
+            if writer is None:
+                key = f"{level}/{layout.shard_key(*shard)}"
+                writer = self._writers[level, shard] = ShardWriter(self._job.part, key, n_c * n_y * n_x)
+            for c, payload in enumerate(payloads):
+                writer.put((c * n_y + row % n_y) * n_x + col % n_x, payload)
 
-    def _finish(self, level: int, row: int, col: int, pixels: np.ndarray) -> None:
-        """Store a complete shard and hand its half up."""
-        plan = self._job.levels[level]
-        record = write_shard(self._job, level, row, col, pixels)
-        if record:
+    def passed(self, level: int, shard: tuple[int, int]) -> None:
+        """A column has added all it had to this shard."""
+        with self._lock:
+            self._waiting[level, shard] -= 1
+            if self._waiting[level, shard]:
+                return
+            del self._waiting[level, shard]
+            writer = self._writers.pop((level, shard), None)
+        if writer is not None:
+            self._room.acquire()
+            future = self._disk.submit(self._write, writer)
             with self._lock:
-                self._files.append(record)
-        if level < self._job.chain_top:
-            _extend_odd_edge(pixels, plan, self._layout(level), row, col)
-            self._pass_up(level, row, col, halve(pixels))
+                self._queued.append(future)
 
-    def _pass_up(self, level: int, row: int, col: int, half: np.ndarray | None) -> None:
-        """Put a half (None: all background) into the shard above; whoever brings the last one finishes it."""
-        if level >= self._job.chain_top:
-            return
-        key = (level + 1, row >> 1, col >> 1)
-        with self._lock:
-            above, missing = self._open[key]
-            if half is not None and above.size == 0:
-                shape = (half.shape[0] * 2, half.shape[1] * 2, half.shape[2])
-                above = np.full(shape, self._job.background, half.dtype)
-            missing[0] -= 1
-            complete = missing[0] == 0
-            if half is not None:
-                y, x = (row & 1) * half.shape[0], (col & 1) * half.shape[1]
-                above[y : y + half.shape[0], x : x + half.shape[1]] = half
-            if complete:
-                del self._open[key]
-            else:
-                self._open[key] = (above, missing)
-        if complete:
-            if above.size:
-                self._finish(level + 1, row >> 1, col >> 1, above)
-            else:
-                self._pass_up(level + 1, row >> 1, col >> 1, None)
+    def _write(self, writer: ShardWriter) -> FileRecord | None:
+        try:
+            return writer.close()
+        finally:
+            self._room.release()
 
 
 def reduce_level(
     job: Job, level: int, read: Callable[[int, int, int, int], np.ndarray], threads: int
 ) -> Written:
-    """Write a level above the chain from the stored level below it.
+    """Write a level above the chain, two rows of windows of the stored level below it at a time.
 
     Args:
         job: the conversion.
         level: the level to write.
-        read: (y, x, height, width) -> (channels, height, width) of the level below, background outside.
+        read: (y, x, height, width) -> (channels, height, width) at twice the level's resolution.
         threads: shards in work at a time.
     """
-    plan, layout = job.levels[level], job.levels[level].layout
-    assert layout is not None
-    below = job.levels[level - 1]
-    side = layout.shard[1]
-    written = Written()
+    shards = OpenShards(job)
+    plan, layout = job.levels[level], _layout(job, level)
+    n = layout.shard[1] // WINDOW_PX
 
     def one(shard: tuple[int, int]) -> None:
-        row, col = shard
-        keep = shard_keep(plan, row, col)
-        if not keep.any():
-            return
-        pixels = np.full((side, side, layout.shape[0]), job.background, layout.dtype)
-        for y in range(0, side, side // 2):
-            for x in range(0, side, side // 2):
-                top, left = (row * side + y) * 2, (col * side + x) * 2
-                height, width = min(side, below.height_px - top), min(side, below.width_px - left)
-                if height > 0 and width > 0:
-                    fine = read(top, left, height, width).transpose(1, 2, 0)
-                    half = halve(np.pad(fine, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge"))
-                    pixels[y : y + half.shape[0], x : x + half.shape[1]] = half
-        record = write_shard(job, level, row, col, pixels)
-        if record:
-            written.files.append(record)
+        shards.expect(level, shard)
+        for row in range(shard[0] * n, min((shard[0] + 1) * n, plan.keep.shape[0])):
+            for col in np.flatnonzero(plan.keep[row, shard[1] * n : (shard[1] + 1) * n]) + shard[1] * n:
+                y, x = row * WINDOW_PX, int(col) * WINDOW_PX
+                height, width = min(WINDOW_PX, plan.height_px - y), min(WINDOW_PX, plan.width_px - x)
+                window = np.full((WINDOW_PX, WINDOW_PX, layout.shape[0]), job.background, layout.dtype)
+                window[:height, :width] = halve(
+                    _even(read, job, level - 1, 2 * y, 2 * x, 2 * height, 2 * width)
+                )
+                shards.put(level, row, int(col), window)
+        shards.passed(level, shard)
 
     rows, cols = layout.shard_grid
-    run_threads(one, [(r, c) for r in range(rows) for c in range(cols)], threads)
-    return written
-
-
-def write_shard(job: Job, level: int, row: int, col: int, pixels: np.ndarray) -> FileRecord | None:
-    """Encode the kept windows of a shard (height, width, channels) and write it; None when it has none."""
-    plan = job.levels[level]
-    layout = plan.layout
-    assert layout is not None
-    n_c, n_y, n_x = layout.chunks_per_shard
-    writer = ShardWriter(job.part, f"{level}/{layout.shard_key(row, col)}", n_c * n_y * n_x)
-    chunk = np.empty(layout.chunk, layout.dtype)
-    for y, x in np.argwhere(shard_keep(plan, row, col)):
-        window = pixels[y * WINDOW_PX : (y + 1) * WINDOW_PX, x * WINDOW_PX : (x + 1) * WINDOW_PX]
-        for c in range(n_c):
-            to_planar(window[:, :, c * layout.chunk[0] : (c + 1) * layout.chunk[0]], chunk)
-            writer.put((c * n_y + int(y)) * n_x + int(x), layout.codec.encode(chunk))
-    return writer.close()
-
-
-def shard_keep(plan: LevelPlan, row: int, col: int) -> np.ndarray:
-    """(n, n) bool: the kept windows of a shard, False beyond the level's edge."""
-    assert plan.layout is not None
-    n = plan.layout.shard[1] // WINDOW_PX
-    inside = plan.keep[row * n : (row + 1) * n, col * n : (col + 1) * n]
-    keep = np.zeros((n, n), bool)
-    keep[: inside.shape[0], : inside.shape[1]] = inside
-    return keep
-
-
-def to_planar(window: np.ndarray, out: np.ndarray) -> None:
-    """Copy (y, x, c) into (c, y, x); cv2 does it several times faster than numpy for 8 and 16 bit."""
-    if window.shape[2] == 1:
-        out[0] = window[:, :, 0]
-    elif window.shape[2] <= 4 and window.dtype in (np.uint8, np.uint16):
-        cv2.split(window, list(out))
-    else:
-        np.copyto(out, window.transpose(2, 0, 1))
+    with shards:
+        run_threads(one, [(r, c) for r in range(rows) for c in range(cols)], threads)
+    return Written(shards.files())
 
 
 def too_damaged(job: Job, n_bad: int) -> DamagedSlideError:
     """The error for a slide with more unreadable windows than allowed."""
     return DamagedSlideError(
-        job.subject,
+        job.slide_path,
         f"at least {n_bad} of {job.n_kept} windows cannot be read, more than {job.max_bad:.2%}",
         "copy the file again, or raise --max-bad to go on with what is left",
     )
-
-
-def z_order(rows: range, cols: int, depth: int) -> list[tuple[int, int]]:
-    """(row, col) of all shards such that 2x2, then 4x4, ... neighbours come together."""
-
-    def key(shard: tuple[int, int]) -> tuple[int, ...]:
-        row, col = shard
-        return tuple(part >> level for level in range(depth, -1, -1) for part in (row, col))
-
-    return sorted(((row, col) for row in rows for col in range(cols)), key=key)
 
 
 def run_threads(work: Callable[[Item], None], items: Iterable[Item], threads: int) -> None:
@@ -241,9 +273,43 @@ def run_threads(work: Callable[[Item], None], items: Iterable[Item], threads: in
             raise
 
 
-def _extend_odd_edge(pixels: np.ndarray, plan: LevelPlan, layout: ArrayLayout, row: int, col: int) -> None:
+def _layout(job: Job, level: int) -> ArrayLayout:
+    layout = job.levels[level].layout
+    assert layout is not None
+    return layout
+
+
+def _even(
+    read: Callable[[int, int, int, int], np.ndarray],
+    job: Job,
+    level: int,
+    y: int,
+    x: int,
+    height: int,
+    width: int,
+) -> np.ndarray:
+    """(height, width, channels) of a level whose last row or column is repeated where its size is odd."""
+    plan = job.levels[level]
+    inside_h, inside_w = min(height, plan.height_px - y), min(width, plan.width_px - x)
+    pixels = np.ascontiguousarray(read(y, x, inside_h, inside_w).transpose(1, 2, 0))
+    if (inside_h, inside_w) == (height, width):
+        return pixels
+    return np.pad(pixels, ((0, height - inside_h), (0, width - inside_w), (0, 0)), mode="edge")
+
+
+def _stacked(
+    upper: np.ndarray | None, lower: np.ndarray | None, background: int | float
+) -> np.ndarray | None:
+    """Two half rows as one row of windows; None when both are background."""
+    known = upper if upper is not None else lower
+    if known is None:
+        return None
+    blank = np.full_like(known, background) if upper is None or lower is None else known
+    return np.concatenate([blank if upper is None else upper, blank if lower is None else lower])
+
+
+def _extend_odd_edge(pixels: np.ndarray, height: int, width: int) -> None:
     """Repeat the last row and column of an odd-sized level, so that no background is averaged in."""
-    height, width = plan.height_px - row * layout.shard[1], plan.width_px - col * layout.shard[2]
     if height < pixels.shape[0] and height % 2:
         pixels[height] = pixels[height - 1]
     if width < pixels.shape[1] and width % 2:

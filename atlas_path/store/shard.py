@@ -1,12 +1,16 @@
 """One shard file: chunks back to back, then the index, then its CRC-32C (zarr v3 `sharding_indexed`).
 
 One writer a shard, always: two writers of one shard lose each other's chunks without an error. A shard is
-written with one `write` from memory, never updated.
+written at once from memory, never updated.
 """
 
 from __future__ import annotations
 
+import errno
+import mmap
 import os
+import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +21,8 @@ from atlas_path.errors import StoreError
 
 NOT_STORED = (1 << 64) - 1  # offset and size of a chunk that is absent: its pixels are the fill value
 INDEX_CRC_BYTES = 4
+PAGE_BYTES = 4096
+_local = threading.local()
 
 
 @dataclass(frozen=True)
@@ -40,38 +46,76 @@ class ShardWriter:
 
     def __init__(self, root: Path, key: str, n_chunks: int) -> None:
         self._root, self._key = root, key
-        self._payloads: list[bytes] = []
+        self._payloads: dict[int, bytes] = {}
         self._index = np.full((n_chunks, 2), NOT_STORED, "<u8")
-        self._end = 0
 
     def put(self, chunk: int, payload: bytes) -> None:
         """Add the bytes of chunk number `chunk` (C order within the shard)."""
-        self._index[chunk] = self._end, len(payload)
-        self._payloads.append(payload)
-        self._end += len(payload)
+        self._payloads[chunk] = payload
 
     def close(self) -> FileRecord | None:
         """Write the file; None, and no file, when no chunk was added."""
         if not self._payloads:
             return None
+        parts, end, crc = [], 0, 0
+        for chunk in sorted(self._payloads):  # the order of arrival depends on threads, the file must not
+            payload = self._payloads[chunk]
+            self._index[chunk] = end, len(payload)
+            end += len(payload)
+            crc = google_crc32c.extend(crc, payload)
+            parts.append(payload)
         index = self._index.tobytes()
         index += google_crc32c.value(index).to_bytes(INDEX_CRC_BYTES, "little")
-        content = b"".join([*self._payloads, index])
-        n_chunks, self._payloads = len(self._payloads), []
-        write_bytes(self._root / self._key, content)
-        return FileRecord(self._key, len(content), google_crc32c.value(content), n_chunks)
+        self._payloads = {}
+        write_large(self._root / self._key, [*parts, index])
+        return FileRecord(self._key, end + len(index), google_crc32c.extend(crc, index), len(parts))
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a new file with as few system calls as the kernel allows."""
+    """Write a small new file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    with open(path, "xb") as stream:
+        stream.write(content)
+
+
+def write_large(path: Path, parts: Sequence[bytes]) -> None:
+    """Write a large new file past the page cache, where the file system can (`O_DIRECT`).
+
+    A batch writes far more than memory holds and never reads it back: through the cache every byte would be
+    copied once more, and the flush at the end would wait for all of them. The buffer is this thread's own and
+    page aligned; what pads the file to whole pages is cut off again.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    size = sum(map(len, parts))
+    padded = -(-size // PAGE_BYTES) * PAGE_BYTES
+    buffer = _aligned(padded)
+    at = 0
+    for part in parts:
+        buffer[at : at + len(part)] = part
+        at += len(part)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     try:
-        view = memoryview(content)
-        while view:
-            view = view[os.write(fd, view) :]
+        fd = os.open(path, flags | getattr(os, "O_DIRECT", 0), 0o644)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # tmpfs and some network file systems know no O_DIRECT
+            raise
+        path.unlink(missing_ok=True)
+        fd = os.open(path, flags, 0o644)
+    try:
+        done = 0
+        while done < padded:
+            done += os.write(fd, buffer[done:padded])
+        os.ftruncate(fd, size)
     finally:
         os.close(fd)
+
+
+def _aligned(n_bytes: int) -> memoryview:
+    """A page-aligned buffer of at least this size, kept by the thread."""
+    buffer: mmap.mmap | None = getattr(_local, "buffer", None)
+    if buffer is None or len(buffer) < n_bytes:
+        buffer = _local.buffer = mmap.mmap(-1, n_bytes)
+    return memoryview(buffer)
 
 
 def read_index(fd: int, n_chunks: int, path: Path) -> np.ndarray:
