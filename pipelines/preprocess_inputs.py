@@ -41,7 +41,7 @@ def collect(inputs: Sequence[Path], out: Path, options: PreprocessOptions) -> li
         UsageError: nothing to convert, or a table that cannot be read.
         CohortError: a row of the cohort names a file that is missing.
     """
-    items = _from_cohort(options.cohort) if options.cohort else []
+    items = _from_cohort(options.cohort, options.mammo.films) if options.cohort else []
     if inputs:
         known = {item.path.resolve() for item in items}
         items += [
@@ -62,7 +62,7 @@ def collect(inputs: Sequence[Path], out: Path, options: PreprocessOptions) -> li
     return items[: options.limit]
 
 
-def _from_cohort(table: Path) -> list[Item]:
+def _from_cohort(table: Path, films: Path | None) -> list[Item]:
     cohort = read_cohort(table)
     items, missing = [], []
     for case in cohort.cases:
@@ -71,7 +71,7 @@ def _from_cohort(table: Path) -> list[Item]:
             if path is None or not path.exists():
                 missing.append(f"row {image.row}: {image.path or 'no path'}")
             else:
-                private = mammogram_pseudonym(path) is not None
+                private = mammogram_pseudonym(path, films) is not None
                 items.append(Item(path, image.image_id, case.case_id, image.mpp, private))
     if missing and not items:
         raise CohortError(

@@ -67,24 +67,24 @@ def is_zarr_folder(path: Path) -> bool:
     )
 
 
-def may_be_mammogram(path: Path) -> bool:
+def may_be_mammogram(path: Path, films: Path | None = None) -> bool:
     """A quick look: starts as DICOM, calls itself DICOM, or lies at or below a `mammograms.csv`."""
     from atlas_path.slides.mammo.header import DICOM_SUFFIXES, has_dicom_magic
     from atlas_path.slides.mammo.table import FILM_SUFFIXES, film_row
 
     suffix = path.suffix.lower()
     if suffix in FILM_SUFFIXES:
-        return film_row(path) is not None
+        return film_row(path, films) is not None
     return path.is_file() and (suffix in DICOM_SUFFIXES or has_dicom_magic(path))
 
 
-def mammogram_pseudonym(path: Path) -> str | None:
+def mammogram_pseudonym(path: Path, films: Path | None = None) -> str | None:
     """The image id of a mammogram; None for anything else."""
-    if not may_be_mammogram(path):
+    if not may_be_mammogram(path, films):
         return None
     from atlas_path.slides.mammo import is_mammogram, mammogram_id
 
-    return mammogram_id(path) if is_mammogram(path) else None
+    return mammogram_id(path, films) if is_mammogram(path, films) else None
 
 
 def with_pseudonym(source: SlideSource) -> SlideSource:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -18,5 +19,7 @@ class MammoOptions(BaseModel):
     """Tomosynthesis: one maximum-intensity image, or all slices as channels of one image."""
     unknown_view: Literal["refuse", "accept"] = "refuse"
     """Images of which neither header nor table says the view or the side."""
+    films: Path | None = None
+    """A table like `mammograms.csv` that lies elsewhere, with absolute paths or paths relative to itself."""
     outside_breast: Literal["mask", "keep"] = "mask"
     """Set pixels outside the breast to 0: burned-in letters (names, sides, views) stand there."""

@@ -63,10 +63,11 @@ def _open(path: Path, mammo: MammoOptions | None) -> SlideReader:
         raise UnreadableSlideError(path, "does not exist", "check the path")
     if path.is_dir():
         return _open_folder(path)
-    if may_be_mammogram(path):
+    films = mammo.films if mammo else None
+    if may_be_mammogram(path, films):
         from atlas_path.slides.mammo import MammogramSlide, is_mammogram
 
-        if is_mammogram(path):
+        if is_mammogram(path, films):
             return MammogramSlide(path, options=mammo)
     try:
         size = path.stat().st_size

@@ -16,7 +16,7 @@ from atlas_path.slides.mammo_options import MammoOptions
 __all__ = ["MammoOptions", "MammogramSlide", "is_mammogram", "mammogram_id", "open_mammogram"]
 
 
-def is_mammogram(path: Path) -> bool:
+def is_mammogram(path: Path, films: Path | None = None) -> bool:
     """Whether this reader answers for the file: DICOM other than a whole-slide image, or a film in a table.
 
     It also answers for what calls itself DICOM and is not (`.dcm` without the DICM mark), and for DICOM that
@@ -27,7 +27,7 @@ def is_mammogram(path: Path) -> bool:
     if path.name.upper() == "DICOMDIR":
         return False
     if path.suffix.lower() in FILM_SUFFIXES:
-        return film_row(path) is not None
+        return film_row(path, films) is not None
     if not has_dicom_magic(path):
         return path.suffix.lower() in DICOM_SUFFIXES
     try:
@@ -43,12 +43,12 @@ def open_mammogram(
     return MammogramSlide(path, Mpp.square(mpp) if isinstance(mpp, (int, float)) else mpp, options)
 
 
-def mammogram_id(path: Path) -> str:
+def mammogram_id(path: Path, films: Path | None = None) -> str:
     """The pseudonym that names a mammogram's store, rows and pictures; its file name never does.
 
     The table's own `image_id`, else the salted hash of the SOP instance UID, else that of the path.
     """
-    row = film_row(path)
+    row = film_row(path, films)
     if row is not None and row.image_id:
         return row.image_id
     if row is not None and path.suffix.lower() in FILM_SUFFIXES:

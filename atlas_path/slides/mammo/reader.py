@@ -39,7 +39,7 @@ class MammogramSlide(SlideReader):
     def __init__(self, path: Path, mpp: Mpp | None = None, options: MammoOptions | None = None) -> None:
         super().__init__(path)
         options = options or MammoOptions()
-        row = film_row(path)
+        row = film_row(path, options.films)
         if row is not None and path.suffix.lower() in FILM_SUFFIXES:
             acquired = acquire_film(path, options, row)
         else:
