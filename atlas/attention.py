@@ -1,9 +1,10 @@
 """Multi-scale attention: queries of a window read their own window and the coarser windows above it.
 
-One signature, `attend`, two ways to compute the same numbers:
+One signature, `attend`, three ways to compute the same numbers:
 
 - `plain`: the definition, softmax written out. The reference of the tests.
 - `sdpa`: gathers the coarser keys and values per window and calls scaled_dot_product_attention. The default.
+- `varlen`: one variable-length flash call per scale, merged exactly; no copies of keys and values. For GPUs.
 
 Shapes: W windows (of one scale or a chunk of it), H heads, Q queries of a window, T tokens (keys) of a
 window, J keys of all windows that are read, d channels of a head, D = H * d, k tokens per window side.
@@ -20,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Backend = Literal["plain", "sdpa"]
+Backend = Literal["plain", "sdpa", "varlen"]
 
 
 @dataclass
@@ -61,10 +62,15 @@ def attend(q_WHQd: Tensor, own: KeyValues, coarse: Sequence[Ancestor], backend: 
     Returns:
         (W, Q, D), heads side by side.
     """
-    k_WHJd, v_WHJd, valid_WJ = _gather(own, coarse)
-    mask = None if valid_WJ is None else valid_WJ[:, None, None, :]
-    kernel = _plain if backend == "plain" else F.scaled_dot_product_attention
-    out_WHQd: Tensor = kernel(q_WHQd, k_WHJd, v_WHJd, attn_mask=mask)
+    if backend == "varlen":
+        from atlas.varlen import varlen_attend
+
+        out_WHQd = varlen_attend(q_WHQd, own, coarse)
+    else:
+        k_WHJd, v_WHJd, valid_WJ = _gather(own, coarse)
+        mask = None if valid_WJ is None else valid_WJ[:, None, None, :]
+        kernel = _plain if backend == "plain" else F.scaled_dot_product_attention
+        out_WHQd = kernel(q_WHQd, k_WHJd, v_WHJd, attn_mask=mask)
     return out_WHQd.transpose(1, 2).flatten(2)
 
 
