@@ -10,6 +10,7 @@ from pathlib import Path
 
 from atlas_path.cohort import read_cohort
 from atlas_path.errors import CohortError, UsageError
+from atlas_path.progress import say
 from atlas_path.slides import find_slides
 from atlas_path.slides.find import mammogram_pseudonym
 from atlas_path.store.options import PreprocessOptions
@@ -51,6 +52,7 @@ def collect(inputs: Sequence[Path], out: Path, options: PreprocessOptions) -> li
         ]
     if not items:
         raise UsageError(out, "no slides to convert were given", "name slides, folders of slides or --cohort")
+    items = _without_copies(items)
     doubles = [image_id for image_id, n in Counter(item.image_id for item in items).items() if n > 1]
     if doubles:
         raise UsageError(
@@ -60,6 +62,23 @@ def collect(inputs: Sequence[Path], out: Path, options: PreprocessOptions) -> li
         items = _with_mpp(items, options.mpp_csv)
     items.sort(key=lambda item: item.image_id)
     return items[: options.limit]
+
+
+def _without_copies(items: list[Item]) -> list[Item]:
+    """Archives often hold one mammogram in several files: the largest is taken (a cut copy is smaller)."""
+    kept: dict[str, Item] = {}
+    others: list[Item] = []
+    for item in items:
+        if not item.private:
+            others.append(item)
+            continue
+        known = kept.get(item.image_id)
+        if known is None or item.path.stat().st_size > known.path.stat().st_size:
+            kept[item.image_id] = item
+    copies = len(items) - len(others) - len(kept)
+    if copies:
+        say(f"{copies} files are copies of other mammograms and are left alone")
+    return others + list(kept.values())
 
 
 def _from_cohort(table: Path, films: Path | None) -> list[Item]:

@@ -1,4 +1,4 @@
-"""One image file -> one row about it, or the reason why it is left out. Reads headers only."""
+"""One image file -> one row about it, or the reason why it is left out. Reads headers, decodes no pixels."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from atlas_path.errors import SlideError
 from atlas_path.slides.mammo import mammogram_id
 from atlas_path.slides.mammo.acquire import header_facts, require_view
 from atlas_path.slides.mammo.codes import view_from_words
+from atlas_path.slides.mammo.decode import check_syntax
+from atlas_path.slides.mammo.frames import Frames, layout_of
 from atlas_path.slides.mammo.header import Header, read_header, subject_of
 from atlas_path.slides.mammo.table import FILM_SUFFIXES, FilmRow, film_row
 from atlas_path.slides.mammo_options import MammoOptions
@@ -80,6 +82,8 @@ def describe_image(path: Path, options: MammoOptions, pseudonyms: Pseudonyms) ->
 def _dicom(path: Path, row: FilmRow | None, options: MammoOptions, pseudonyms: Pseudonyms) -> ExamImage:
     header = read_header(path)
     facts, spacing, flags = header_facts(header, options, row)
+    with path.open("rb") as file:
+        check_syntax(Frames(file, header, layout_of(header)))  # cut files show without decoding
     patient, exam, keys = _whose(header, pseudonyms)
     mpp, source = (row.mpp, "table") if row and row.mpp else (spacing.mpp, spacing.source)
     return ExamImage(
