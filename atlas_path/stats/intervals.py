@@ -125,15 +125,9 @@ def newcombe_auroc(
         variance = theta * (1 - theta) * spread / (n_positive * n_negative)
         return abs(value - theta) - z * float(np.sqrt(variance))
 
-    edge = 1e-12
-    low = 0.0 if value <= edge else float(optimize.brentq(gap, edge, value)) if gap(edge) > 0 else 0.0
-    high = (
-        1.0
-        if value >= 1 - edge
-        else float(optimize.brentq(gap, value, 1 - edge))
-        if gap(1 - edge) > 0
-        else 1.0
-    )
+    edge, inner = 1e-12, min(max(value, 1e-9), 1 - 1e-9)  # at exactly 0 and 1 the gap itself is a root
+    low = float(optimize.brentq(gap, edge, inner)) if value > edge and gap(edge) > 0 else 0.0
+    high = float(optimize.brentq(gap, inner, 1 - edge)) if value < 1 - edge and gap(1 - edge) > 0 else 1.0
     return low, high
 
 
