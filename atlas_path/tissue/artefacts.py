@@ -1,13 +1,16 @@
 """What is on slides and is no tissue: pen strokes and the black frame of unscanned areas.
 
-Both are told by physics, not by guess. Ink absorbs in ways that no common stain does, is even at this
-resolution, and a stroke is some tenths of a square millimetre at least. When 'ink' makes up much of what is
-on the slide it is a special stain (trichrome, Alcian blue), and nothing is removed.
+Nothing here may cost tissue, so only what physics tells apart is taken out. Green and blue ink absorb in ways
+that haematoxylin, eosin and DAB do not; strokes are even at this resolution and some tenths of a square
+millimetre at least; and their hue is found nowhere else on the slide. Where it is, it is a stain (trichrome,
+Alcian blue), and all is kept. Red and black ink look like blood and pigment: they are flagged and kept. What
+lies under ink is denser than the ink alone and is kept too.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -16,55 +19,77 @@ from atlas_path.geometry import Mpp
 
 LEAST_STROKE_UM2 = 150_000.0
 LEAST_BLACK_UM2 = 100_000.0
-MOST_PEN_SHARE = 0.5
+SAME_HUE_ELSEWHERE = 0.1  # share of a stroke's area that may have its hue elsewhere
+UNDER_INK = 1.25  # times the stroke's own density
 _EVEN = 0.12  # spread of density over 5 px, relative to the density itself
 _BLACK_LEVEL = 20.0
+_CONSTANT = 1.0  # spread of grey levels over 3 px in areas a scanner filled in
 
 
-def pen_strokes(density: np.ndarray, tissue: np.ndarray, mpp: Mpp) -> np.ndarray:
-    """Ink among `tissue` (h, w) by its optical densities (h, w, 3); (h, w) bool.
+def pen_strokes(density: Sequence[np.ndarray], tissue: np.ndarray, mpp: Mpp) -> tuple[bool, np.ndarray]:
+    """(ink was seen, (h, w) bool of the ink that can be left out) by optical densities, three planes (h, w).
 
-    Green ink lets green through best, blue ink absorbs red far more than green, red ink absorbs blue as much
-    as green and lets red through, black ink absorbs all alike and strongly. Haematoxylin, eosin and DAB
-    absorb green at least as much as red, and eosin absorbs much less blue than green (Ruifrok and Johnston,
-    Anal Quant Cytol Histol 2001).
+    Hues after Ruifrok and Johnston, Anal Quant Cytol Histol 2001: haematoxylin, eosin and DAB absorb green at
+    least as much as red; green ink lets green through best, blue ink absorbs red far more than green.
     """
-    red, green, blue = density[..., 0], density[..., 1], density[..., 2]
-    mean = (red + green + blue) / 3
-    strong = tissue & (mean > 0.25)
-    green_ink = (green < 0.75 * np.minimum(red, blue)) & (np.minimum(red, blue) > 0.25)
-    blue_ink = (red > 1.45 * green) & (red > 0.5) & (blue < green)
-    red_ink = (red < 0.15 * green) & (blue > 0.8 * green) & (green > 0.5)
-    darkest = np.minimum(np.minimum(red, green), blue)
-    black_ink = (darkest > 1.6) & (np.maximum(np.maximum(red, green), blue) - darkest < 0.25)
-    ink: np.ndarray = strong & (green_ink | blue_ink | red_ink | black_ink)
-    if not ink.any():
-        return ink
-    core = ink & _even(mean)
-    core = np.asarray(
-        cv2.morphologyEx(core.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)), bool
-    )
-    strokes = _large(core, LEAST_STROKE_UM2 / (mpp.y * mpp.x))
-    if not strokes.any() or strokes.sum() > MOST_PEN_SHARE * tissue.sum():
-        return np.zeros_like(tissue)
-    near = np.asarray(cv2.dilate(strokes.astype(np.uint8), np.ones((5, 5), np.uint8)), bool)
-    return np.asarray(strokes | (ink & near))
+    red, green, blue = density
+    mean = (red + green + blue) / np.float32(3)
+    nothing = np.zeros_like(tissue)
+    visible = tissue & (mean > 0.06)
+    hues = {
+        "green": (green < 0.75 * cv2.min(red, blue)) & visible,
+        "blue": (red > 1.45 * green) & (blue < green) & visible,
+        "red": (red < 0.15 * green) & (blue > 0.8 * green) & (green > 0.5) & visible,
+        "black": (cv2.min(cv2.min(red, green), blue) > 1.6) & visible,
+    }
+    even = _even(mean) & (mean > 0.25)
+    seen, removable = False, nothing
+    for name, hue in hues.items():
+        strokes = _strokes(hue & even, mpp) if hue.any() else nothing
+        if not strokes.any():
+            continue
+        seen = True
+        if name in ("green", "blue"):
+            ink = _ink_alone(strokes, hue, mean)
+            removable = removable | ink
+    return seen, removable
 
 
-def black_areas(image: np.ndarray, mpp: Mpp) -> np.ndarray:
-    """Large even black areas (0..255 scale): frames that scanners write around or between scanned areas."""
-    dark: np.ndarray = functools.reduce(np.maximum, np.moveaxis(image, -1, 0)) < _BLACK_LEVEL
+def _strokes(core: np.ndarray, mpp: Mpp) -> np.ndarray:
+    opened = cv2.morphologyEx(core.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+    return _large(opened, LEAST_STROKE_UM2 / (mpp.y * mpp.x))
+
+
+def _ink_alone(strokes: np.ndarray, hue: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """The strokes with their soft edges, without what lies under them; nothing if the hue is a stain's."""
+    near = np.asarray(cv2.dilate(strokes.astype(np.uint8), np.ones((9, 9), np.uint8)), bool)
+    if np.count_nonzero(hue & ~near) > SAME_HUE_ELSEWHERE * np.count_nonzero(strokes):
+        return np.zeros_like(strokes)
+    ink = hue & near
+    _, labels = cv2.connectedComponents(ink.astype(np.uint8), connectivity=8)
+    sums = np.bincount(labels[strokes], weights=mean[strokes], minlength=labels.max() + 1)
+    counts = np.bincount(labels[strokes], minlength=labels.max() + 1)
+    usual = sums / np.maximum(counts, 1)
+    return np.asarray(ink & (counts[labels] > 0) & (mean < UNDER_INK * usual[labels]))
+
+
+def black_areas(planes: Sequence[np.ndarray], mpp: Mpp) -> np.ndarray:
+    """Large black areas of constant value (0..255 scale), which scanners fill in where they did not scan."""
+    brightest = functools.reduce(cv2.max, planes)
+    dark: np.ndarray = brightest < _BLACK_LEVEL
     if not dark.any():
         return dark
-    even = np.asarray(cv2.erode(dark.astype(np.uint8), np.ones((3, 3), np.uint8)), bool)
-    core = _large(even, LEAST_BLACK_UM2 / (mpp.y * mpp.x))
+    spread = cv2.dilate(brightest, np.ones((3, 3), np.uint8)) - cv2.erode(
+        brightest, np.ones((3, 3), np.uint8)
+    )
+    core = _large(dark & (spread <= _CONSTANT), LEAST_BLACK_UM2 / (mpp.y * mpp.x))
     return np.asarray(cv2.dilate(core.astype(np.uint8), np.ones((5, 5), np.uint8)), bool)
 
 
 def _even(plane: np.ndarray) -> np.ndarray:
     mean = cv2.blur(plane, (5, 5))
-    spread = np.sqrt(np.maximum(cv2.blur(plane * plane, (5, 5)) - mean * mean, 0))
-    return np.asarray(spread < _EVEN * np.maximum(mean, 0.05))
+    variance = cv2.max(cv2.blur(plane * plane, (5, 5)) - mean * mean, 0.0)
+    return np.asarray(cv2.sqrt(variance) < _EVEN * cv2.max(mean, 0.05))
 
 
 def _large(mask: np.ndarray, least_px: float) -> np.ndarray:

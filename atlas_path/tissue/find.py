@@ -39,27 +39,27 @@ def find_tissue(
     if params.method == "none":
         return TissueMask(np.ones(thumb.shape[:2], bool), mpp)
     readable = np.ones(thumb.shape[:2], bool) if valid is None else valid.astype(bool)
-    image = thumb.astype(np.float32) * (255.0 / _full_scale(thumb))
-    if _is_dark_field(image, readable):
-        mask, flags = _fluorescence(image, readable, mpp, params, thumb.dtype == np.uint8)
+    scale = 255.0 / _full_scale(thumb)
+    planes = [thumb[..., c].astype(np.float32) * np.float32(scale) for c in range(thumb.shape[2])]
+    if _is_dark_field(planes, readable):
+        mask, flags = _fluorescence(planes, readable, mpp, params, thumb.dtype == np.uint8)
     else:
-        mask, flags = _bright_field(image, readable, mpp, params)
+        mask, flags = _bright_field(planes, readable, mpp, params)
     if not readable.all():
         mask, flags = mask | ~readable, [*flags, "unreadable"]
     return TissueMask(mask, mpp, tuple(flags) if mask.any() else (*flags, "empty"))
 
 
-def _is_dark_field(image: np.ndarray, readable: np.ndarray) -> bool:
+def _is_dark_field(planes: list[np.ndarray], readable: np.ndarray) -> bool:
     """Dark background, as in fluorescence: most pixels are near the darkest, and nothing is white glass."""
-    n_channels = image.shape[-1]
-    if n_channels not in (1, 3):
+    if len(planes) not in (1, 3):
         return True
-    values = _some(image[readable])
+    values = _sample(planes, readable)
     if not len(values):
         return False
-    if n_channels == 3:
-        dimmest = _least(values)
-        seen = np.count_nonzero(_most(values) > 25)  # black borders of bright-field slides say nothing
+    if len(planes) == 3:
+        dimmest = values.min(axis=1)
+        seen = np.count_nonzero(values.max(axis=1) > 25)  # black borders of bright-field slides say nothing
         glass = np.count_nonzero(dimmest > 165)
         return bool(glass < max(0.005 * len(values), 0.1 * seen) and np.median(dimmest) < 64)
     low, middle, high = np.percentile(values, [0.5, 50, 99.5])
@@ -67,35 +67,35 @@ def _is_dark_field(image: np.ndarray, readable: np.ndarray) -> bool:
 
 
 def _bright_field(
-    image: np.ndarray, readable: np.ndarray, mpp: Mpp, params: TissueParams
+    planes: list[np.ndarray], readable: np.ndarray, mpp: Mpp, params: TissueParams
 ) -> tuple[np.ndarray, list[str]]:
     flags: list[str] = []
-    black = black_areas(image, mpp)
+    black = black_areas(planes, mpp)
     if (black & readable).any():
         flags.append("black")
     usable = readable & ~black
-    glass = _glass(image[usable])
+    glass = _glass(_sample(planes, usable))
     if glass is None:
         flags.append("no_glass")
-        glass = np.full(image.shape[-1], 245.0, np.float32)
-    density = np.log((glass + 1) / (image + 1))
-    density = cv2.GaussianBlur(density, (0, 0), 0.7).reshape(image.shape)
-    gray = image.shape[-1] == 1
-    mean = density[..., 0] if gray else density @ np.full(3, 1 / 3, np.float32)
-    chroma = _most(density) - _least(density)
-    evidence = mean / 2 if gray else chroma  # without colour, density has to do
-    quiet = usable & (np.abs(mean) < 0.05)
-    threshold = (
-        max(params.chroma_od, _NOISE_FACTOR * _spread(evidence[quiet])) if quiet.any() else params.chroma_od
-    )
-    clear = usable & ((evidence > 2 * threshold) | (mean > params.density_od))
-    possible = usable & ((evidence > threshold) | (mean > params.density_od))
-    tissue = _touching(possible, clear)
-    pen = pen_strokes(density, tissue, mpp) if not gray else np.zeros_like(tissue)
-    if pen.any():
+        glass = np.full(len(planes), 245.0, np.float32)
+    density = [
+        cv2.GaussianBlur(np.float32(np.log(white + 1)) - cv2.log(plane + 1), (0, 0), 0.7)
+        for white, plane in zip(glass, planes, strict=True)
+    ]
+    mean = functools.reduce(np.add, density) / np.float32(len(density))
+    gray = len(planes) == 1  # without colour, density has to do
+    evidence = mean / 2 if gray else functools.reduce(cv2.max, density) - functools.reduce(cv2.min, density)
+    quiet = _sample([evidence], usable & (np.abs(mean) < 0.05))[:, 0]
+    threshold = max(params.chroma_od, _NOISE_FACTOR * _spread(quiet)) if len(quiet) else params.chroma_od
+    dark = mean > params.density_od
+    tissue = _touching(usable & ((evidence > threshold) | dark), (evidence > 2 * threshold) | dark)
+    has_pen, pen = (False, np.zeros_like(tissue)) if gray else pen_strokes(density, tissue, mpp)
+    if has_pen:
         flags.append("pen")
-        tissue = tissue & ~pen if params.remove_pen else tissue
-    if tissue.any() and float(np.median(mean[tissue])) < FAINT_OD:
+    if params.remove_pen:
+        tissue = tissue & ~pen
+    stained = _sample([mean], tissue)
+    if len(stained) and float(np.median(stained)) < FAINT_OD:
         flags.append("faint")
     mask, sparse = _tidy(tissue, mpp, params, params.close_um)
     if sparse:
@@ -106,21 +106,21 @@ def _bright_field(
 
 
 def _fluorescence(
-    image: np.ndarray, readable: np.ndarray, mpp: Mpp, params: TissueParams, eight_bit: bool
+    planes: list[np.ndarray], readable: np.ndarray, mpp: Mpp, params: TissueParams, eight_bit: bool
 ) -> tuple[np.ndarray, list[str]]:
     """Above the background's mode by its noise or by 2 % of the channel's range, in any channel."""
-    tissue = np.zeros(image.shape[:2], bool)
+    tissue = np.zeros(readable.shape, bool)
     least = 2.5 if eight_bit else 1e-6  # what rounding to 8 bit and JPEG leave is no signal
-    for channel in range(image.shape[-1]):
-        plane = cv2.GaussianBlur(image[..., channel], (0, 0), 0.7)
-        values = _some(plane[readable])
+    for plane in planes:
+        smooth = cv2.GaussianBlur(plane, (0, 0), 0.7)
+        values = _sample([smooth], readable)[:, 0]
         if not len(values) or values.max() <= values.min():
             continue
         level = _mode(values)
         below = values[values <= level]
         noise = 1.4826 * float(np.median(level - below)) if len(below) else 0.0
         reach = float(np.percentile(values, 99.9)) - level
-        tissue |= readable & (plane > level + max(_NOISE_FACTOR * noise, 0.02 * reach, least))
+        tissue |= readable & (smooth > level + max(_NOISE_FACTOR * noise, 0.02 * reach, least))
     mask, sparse = _tidy(tissue, mpp, params, max(params.close_um, _FLUORESCENCE_GAP_UM))
     return mask, ["fluorescence", *(["sparse"] if sparse else [])]
 
@@ -129,8 +129,7 @@ def _glass(pixels: np.ndarray) -> np.ndarray | None:
     """Colour of the glass: the commonest bright gray among `pixels` (n, c); None where there is none."""
     if not len(pixels):
         return None
-    pixels = _some(pixels)
-    low, high = _least(pixels), _most(pixels)
+    low, high = pixels.min(axis=1), pixels.max(axis=1)
     bright = pixels[(low > 150) & (high - low < 40)]
     if len(bright) < LEAST_GLASS * len(pixels):
         return None
@@ -145,7 +144,7 @@ def _glass(pixels: np.ndarray) -> np.ndarray | None:
     ]
     centre = edges[peaks[-1]] + 1.0
     near = bright[np.abs(light - centre) < 4.0]
-    return np.asarray(np.median(near, axis=0), np.float32)
+    return np.asarray(near.mean(axis=0), np.float32)
 
 
 def _touching(possible: np.ndarray, clear: np.ndarray) -> np.ndarray:
@@ -164,8 +163,7 @@ def _tidy(tissue: np.ndarray, mpp: Mpp, params: TissueParams, close_um: float) -
     large = _without_small(closed, params.min_object_um2 / area_um2)
     sparse = bool(closed.any()) and not large.any()
     kept = closed if sparse else large
-    holes = ~kept
-    kept = kept | (holes & ~_without_small(holes, params.max_hole_um2 / area_um2, connectivity=4))
+    kept = kept | _small_holes(kept, params.max_hole_um2 / area_um2)
     return _grown(kept, params.grow_um, mpp), sparse
 
 
@@ -192,8 +190,8 @@ def _disc(radius_um: float, mpp: Mpp) -> np.ndarray | None:
     return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * rx + 1, 2 * ry + 1)))
 
 
-def _without_small(mask: np.ndarray, least_px: float, connectivity: int = 8) -> np.ndarray:
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=connectivity)
+def _without_small(mask: np.ndarray, least_px: float) -> np.ndarray:
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     kept = stats[:, cv2.CC_STAT_AREA] >= least_px
     kept[0] = False
     return np.asarray(kept[labels])
@@ -207,23 +205,25 @@ def _full_scale(thumb: np.ndarray) -> float:
     return next((white for white in (1.0, 255.0, 1023.0, 4095.0, 16383.0, 65535.0) if top <= white), top)
 
 
-def _least(values: np.ndarray) -> np.ndarray:
-    """Minimum over the last axis; for three channels far faster than numpy's reduction."""
-    return functools.reduce(np.minimum, np.moveaxis(values, -1, 0))
+def _small_holes(mask: np.ndarray, most_px: float) -> np.ndarray:
+    """Holes of at most that size that lie wholly inside the mask, away from the edges of the picture."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats((~mask).astype(np.uint8), connectivity=4)
+    small = stats[:, cv2.CC_STAT_AREA] <= most_px
+    small[0] = False
+    for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
+        small[np.unique(edge)] = False
+    return np.asarray(small[labels])
 
 
-def _most(values: np.ndarray) -> np.ndarray:
-    return functools.reduce(np.maximum, np.moveaxis(values, -1, 0))
-
-
-def _some(values: np.ndarray, most: int = 200_000) -> np.ndarray:
-    """Every n-th of many values: enough for a statistic."""
-    return values[:: -(-len(values) // most)] if len(values) else values
+def _sample(planes: list[np.ndarray], where: np.ndarray, most_px: int = 200_000) -> np.ndarray:
+    """(n, c) values where `where` holds, every n-th row and column of a large picture: enough to measure."""
+    step = max(1, int((where.size / most_px) ** 0.5))
+    chosen = where[::step, ::step]
+    return np.stack([plane[::step, ::step][chosen] for plane in planes], axis=-1)
 
 
 def _spread(values: np.ndarray) -> float:
     """Robust standard deviation of the lower half around the commonest value."""
-    values = _some(values)
     level = float(np.median(values))
     below = values[values <= level]
     return 1.4826 * float(np.median(level - below)) if len(below) else 0.0

@@ -21,13 +21,13 @@ class TissueParams:
         max_hole_um2: smaller holes (lumens, fat cells) belong to the tissue around them.
         close_um: gaps up to twice this length are bridged.
         grow_um: margin added around all tissue.
-        remove_pen: leave pen strokes out; they are flagged either way.
+        remove_pen: leave green and blue pen strokes out; ink of any colour is flagged either way.
     """
 
     method: str = "auto"
-    chroma_od: float = 0.025
+    chroma_od: float = 0.022
     density_od: float = 0.25
-    min_object_um2: float = 2000.0
+    min_object_um2: float = 300.0
     max_hole_um2: float = 100000.0
     close_um: float = 24.0
     grow_um: float = 16.0

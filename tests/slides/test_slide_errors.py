@@ -11,8 +11,8 @@ import otherwriters as other
 import pytest
 import slidewriters as tiff
 import tifffile
-import zarr
 import vendorwriters as vendor
+import zarr
 from PIL import ImageCms
 
 from atlas_path.errors import MissingMppError, SlideError, UnreadableSlideError, UnsupportedSlideError
