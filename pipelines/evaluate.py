@@ -26,7 +26,7 @@ from pipelines.evaluate_outcomes import resolve_task
 from pipelines.evaluate_provenance import flow, image_failures, provenance
 from pipelines.evaluate_tasks import TaskResults, evaluate_task
 
-__all__ = ["EvaluateOptions", "evaluate"]
+__all__ = ["EvaluateOptions", "compute", "evaluate"]
 
 NO_USE_STATED = "not stated: these predictions came without a model file"
 
@@ -46,6 +46,17 @@ def evaluate(scores: Path, cohort: Path | None, out: Path, options: EvaluateOpti
     Raises:
         UsageError, CohortError: the tables cannot be used; the text names the column, rows or option.
     """
+    out.mkdir(parents=True, exist_ok=True)
+    with progress("evaluate", 2) as advance:
+        metrics = compute(scores, cohort, out, options)
+        advance("statistics", 1)
+        write(metrics, out, commit_text)
+        advance("report", 1)
+    return out / "report.html"
+
+
+def compute(scores: Path, cohort: Path | None, out: Path, options: EvaluateOptions | None = None) -> Metrics:
+    """All numbers of the report; only gallery pictures are written (into `out`). Raises as `evaluate`."""
     chosen = options or EvaluateOptions()
     predictions = read_any_predictions(scores)
     reference = read_any_cohort(cohort) if cohort is not None else None
@@ -55,13 +66,8 @@ def evaluate(scores: Path, cohort: Path | None, out: Path, options: EvaluateOpti
         other = read_any_predictions(chosen.compare)
         second = (other, match(other, reference, chosen))
     task = resolve_task(predictions, reference, cases, chosen)
-    out.mkdir(parents=True, exist_ok=True)
-    with progress("evaluate", 2) as advance:
-        results = evaluate_task(task, predictions, second, cases, chosen, out)
-        advance("statistics", 1)
-        write(_assemble(predictions, reference, cases, task, results, chosen), out, commit_text)
-        advance("report", 1)
-    return out / "report.html"
+    results = evaluate_task(task, predictions, second, cases, chosen, out)
+    return _assemble(predictions, reference, cases, task, results, chosen)
 
 
 def _assemble(

@@ -69,6 +69,7 @@ class Canvas:
     def plot(self, name: str, alt: str) -> Plot:
         svg, png = io.BytesIO(), io.BytesIO()
         self.figure.savefig(svg, format="svg", metadata={"Date": None, "Title": alt})
+        self.figure.set_layout_engine("none")  # both files keep the layout found for the first
         self.figure.savefig(png, format="png", dpi=PNG_DPI, metadata={"Software": "atlas-path"})
         return Plot(name, alt, svg.getvalue(), png.getvalue())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -79,3 +80,15 @@ def table() -> pd.DataFrame:
 @pytest.fixture
 def scores(tmp_path: Path, table: pd.DataFrame) -> Path:
     return write_scores(tmp_path / "scores", table)
+
+
+@pytest.fixture
+def new_table() -> Callable[..., pd.DataFrame]:
+    """Makes further tables."""
+    return make_table
+
+
+@pytest.fixture
+def new_scores() -> Callable[..., Path]:
+    """Writes further scores folders."""
+    return write_scores
