@@ -32,7 +32,8 @@ COLUMNS = (
     "peak_y",
     "peak_x_mm",
     "peak_y_mm",
-    "contribution",
+    "value",
+    "value_is",
     "share",
     "attention",
     "tissue_fraction",
@@ -48,8 +49,8 @@ def window_rows(
     """One row a window, strongest evidence for the class first.
 
     Positions are pixels of level 0 in the full OpenSlide frame; `peak_*` is the centre of the window's
-    strongest token, also in millimetres from the slide's top-left corner; `share` is the part of all absolute
-    window contributions of the image.
+    strongest token, also in millimetres from the slide's top-left corner; `value` is the map summed over the
+    window (`value_is` says of what), `share` its part of the absolute values of all windows.
     """
     frame = token_map.frame
     sums = token_map.window_sums().astype(np.float64)
@@ -74,7 +75,8 @@ def window_rows(
                 "peak_y": round(float(peak_y[i]), 2),
                 "peak_x_mm": round(float(peak_x[i]) * mm_x, 4),
                 "peak_y_mm": round(float(peak_y[i]) * mm_y, 4),
-                "contribution": float(sums[i]),
+                "value": float(sums[i]),
+                "value_is": token_map.what,
                 "share": float(abs(sums[i]) / total),
                 "attention": None if attention_N is None else float(attention_N[i]),
                 "tissue_fraction": round(float(tissue_N[i]), 4),
@@ -105,8 +107,8 @@ def write_contact_sheet(
     the position of that token in millimetres.
     """
     signed = token_map.signed
-    top = [row for row in rows[:k] if row["contribution"] > 0 or not signed]
-    bottom = [row for row in rows[::-1][:k] if row["contribution"] < 0] if signed else []
+    top = [row for row in rows[:k] if row["value"] > 0 or not signed]
+    bottom = [row for row in rows[::-1][:k] if row["value"] < 0] if signed else []
     bands = [
         (f"strongest for ({len(top)})" if signed else "highest", top, FOR),
         (f"strongest against ({len(bottom)})", bottom, AGAINST),
@@ -168,6 +170,6 @@ def _cell(
     draw.rectangle((at[0] - 2, at[1] - 2, at[0] + CELL_PX + 1, at[1] + CELL_PX + 1), outline=colour, width=2)
     font = ImageFont.load_default(14)
     below = at[1] + CELL_PX + 4
-    draw.text((at[0], below), f"#{row['rank']}   {row['contribution']:+.3g}", (25, 25, 25), font=font)
+    draw.text((at[0], below), f"#{row['rank']}   {row['value']:+.3g}", (25, 25, 25), font=font)
     place = f"x {row['peak_x_mm']:.2f}, y {row['peak_y_mm']:.2f} mm"
     draw.text((at[0], below + 17), place, (105, 105, 105), font=font)
