@@ -166,8 +166,8 @@ def _join(predicted: pd.DataFrame, cases: pd.DataFrame, ledger: Ledger) -> tuple
     if not known.any():
         raise CohortError(
             "the cohort",
-            f"none of the {len(predicted)} predicted cases is there ({predicted['case_id'].iloc[0]!r}; "
-            f"the cohort's first: {cases['case_id'].iloc[0]!r})",
+            f"none of the {len(predicted)} predicted cases is there "
+            f"(first predicted: {predicted['case_id'].iloc[0]!r}, first there: {cases['case_id'].iloc[0]!r})",
             "check that case_id means the same in both tables",
         )
     ledger.add("not_in_cohort", "predicted but not in the cohort", "ignored", predicted["case_id"][~known])
