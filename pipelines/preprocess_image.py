@@ -12,10 +12,10 @@ from atlas_path.errors import AtlasPathError, StaleStoreError, StoreError
 from atlas_path.slides import fingerprint
 from atlas_path.store import StoreMeta, open_store
 from atlas_path.store.commit import PartFolder, read_completion, store_path
-from atlas_path.store.convert import bands, finish, write_rows
+from atlas_path.store.convert import copy_levels, finish, whole, write_rows
 from atlas_path.store.job import Written
 from atlas_path.store.options import PreprocessOptions, parameter_hash
-from atlas_path.store.prepare import Prepared, Request, prepare
+from atlas_path.store.prepare import Request, prepare
 from pipelines.preprocess_inputs import Item
 from pipelines.work import ImageRecord
 
@@ -85,8 +85,9 @@ def _convert(item: Item, out: Path, options: PreprocessOptions, threads: int) ->
     try:
         prepared = prepare(request, options, part.path, threads)
         written = Written()
-        for rows in whole_or_bands(prepared):
-            written.add(write_rows(prepared.job, rows, threads))
+        if prepared.job.levels[0].origin == "decoded":
+            written.add(write_rows(prepared.job, whole(prepared.job), threads))
+        written.add(copy_levels(prepared.job, threads))
         replace = final.exists()
         return finish(prepared, written, part, replace, threads)
     except BaseException:
@@ -104,12 +105,6 @@ def request_for(item: Item, out: Path, options: PreprocessOptions) -> Request:
     if item.private:
         taken["mtime_ns"] = 0  # the day of a file may be the day of the examination
     return Request(item.path, item.image_id, out, taken, item.mpp_given)
-
-
-def whole_or_bands(prepared: Prepared) -> list[range]:
-    """All shard rows at once: in one process bands would only make threads wait for each other."""
-    every = bands(prepared.job)
-    return [range(every[0].start, every[-1].stop)]
 
 
 def record_of(meta: StoreMeta, item: Item, out: Path, reason: str) -> ImageRecord:

@@ -26,6 +26,13 @@ class TissueMode(StrEnum):
     none = "none"
 
 
+class Check(StrEnum):
+    """How copied tiles are checked."""
+
+    signs = "signs"
+    decode = "decode"
+
+
 class Icc(StrEnum):
     """What happens to the colour profile."""
 
@@ -76,6 +83,9 @@ def preprocess(
     ] = None,
     cohort: Annotated[Path | None, typer.Option(help="Cohort table: its slides, case ids and mpp.")] = None,
     max_bad: Annotated[float, typer.Option(help="A slide with more unreadable windows fails.")] = 0.01,
+    check_tiles: Annotated[
+        Check, typer.Option(help="jpeg: look for signs of damage in copied tiles, or decode them all.")
+    ] = Check.signs,
     icc: Annotated[Icc, typer.Option(help="srgb: apply the colour profile.")] = Icc.keep,
     hash_: Annotated[
         HashMode, typer.Option("--hash", help="full: fingerprint by all bytes of a slide.")
@@ -123,6 +133,7 @@ def preprocess(
             mpp_csv=mpp_csv,
             cohort=cohort,
             max_bad=max_bad,
+            check_tiles=check_tiles.value,
             icc=icc.value,
             hash=hash_.value,
             mammo=MammoOptions.model_validate({"dbt": dbt.value, **_words(mammo_set or [])}),

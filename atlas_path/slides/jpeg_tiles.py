@@ -51,6 +51,9 @@ class JpegTiles:
         bytecounts: (rows, cols) int64; 0 where the format stores no tile (background).
         colour: colour model of the coded components.
         tables: content of the JPEGTables tag, None where each tile is complete.
+
+    Attributes:
+        prefix: bytes that take the place of a tile's SOI to make it a complete JPEG (see `with_prefix`).
     """
 
     def __init__(
@@ -71,7 +74,7 @@ class JpegTiles:
         self.rows, self.cols = -(-height_px // tile_height_px), -(-width_px // tile_width_px)
         self.offsets = np.asarray(offsets, np.int64).reshape(self.rows, self.cols)
         self.bytecounts = np.asarray(bytecounts, np.int64).reshape(self.rows, self.cols)
-        self._prefix = SOI + _adobe(colour) + (_inner(tables) if tables else b"")
+        self.prefix = SOI + _adobe(colour) + (_inner(tables) if tables else b"")
         self._lock = threading.Lock()
         self._fd: int | None = None
         self._file_size = 0
@@ -101,7 +104,7 @@ class JpegTiles:
         data = self.raw(row, col)
         if data is None:
             return None
-        return _with_prefix(data, self._prefix)
+        return with_prefix(data, self.prefix)
 
     def decode(self, row: int, col: int, scale: int = 1) -> np.ndarray | None:
         """The tile's pixels (tile_height, tile_width, 3 or 1) uint8; None where there is no tile.
@@ -174,10 +177,10 @@ class JpegTiles:
 
 def as_standalone(data: bytes, colour: Colour) -> bytes:
     """A JPEG with its colour model stated, whatever it says of itself."""
-    return _with_prefix(data, SOI + _adobe(colour))
+    return with_prefix(data, SOI + _adobe(colour))
 
 
-def _with_prefix(data: bytes, prefix: bytes) -> bytes:
+def with_prefix(data: bytes, prefix: bytes) -> bytes:
     """`data` with `prefix` for its SOI; a JFIF or Adobe segment of its own could contradict and goes."""
     if data[2:4] in (b"\xff\xe0", b"\xff\xee"):
         data = _without_app0_app14(data)

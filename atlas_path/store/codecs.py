@@ -17,6 +17,8 @@ import cv2
 import imagecodecs
 import numpy as np
 
+from atlas_path.store.jpeg import CODEC_NAME, Jpeg
+
 LZ4_LEVEL = 5
 ZSTD_LEVEL = 1
 _local = threading.local()
@@ -128,6 +130,8 @@ def codec_from_json(codecs: Sequence[dict[str, Any]]) -> ChunkCodec:
         return Lz4(int(last["configuration"]["typesize"]))
     if last["name"] == "zstd":
         return Zstd()
+    if last["name"] == CODEC_NAME:
+        return Jpeg.from_configuration(last["configuration"])
     raise ValueError(f"codec {last['name']!r} is not one of this project's stores")
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import cv2
 import numpy as np
 
 from atlas_path.geometry import WINDOW_PX, Grid
 from atlas_path.slides import open_slide
-from atlas_path.store.arrays import StoredArray
+from atlas_path.store.arrays import open_level
 from atlas_path.store.commit import PartFolder
+from atlas_path.store.copy_tiles import copy_level
 from atlas_path.store.job import Job, Written
-from atlas_path.store.masks import write_masks, write_metadata
+from atlas_path.store.masks import write_array_metadata, write_masks, write_metadata
 from atlas_path.store.meta import StoreMeta
 from atlas_path.store.prepare import Prepared
 from atlas_path.store.pyramid import BAND_SHARD_ROWS, ChainWriter, reduce_level, too_damaged
@@ -27,15 +26,39 @@ def bands(job: Job) -> list[range]:
     return [range(start, min(start + step, rows)) for start in range(0, rows, step)]
 
 
+def whole(job: Job) -> range:
+    """All shard rows of level 0."""
+    layout = job.levels[0].layout
+    assert layout is not None
+    return range(layout.shard_grid[0])
+
+
 def write_rows(job: Job, rows: range, threads: int) -> Written:
     """Write the shards in these rows of level 0, and those above them, from the slide.
 
     Raises:
         DamagedSlideError: too many windows are unreadable.
     """
-    cv2.setNumThreads(1)  # the threads are ours: one a shard
+    cv2.setNumThreads(1)  # the threads are ours: one a column
     with open_slide(job.slide_path, job.mpp_given, job.mammo) as slide:
         return ChainWriter(job, BaseReader(slide, job)).write(rows, threads)
+
+
+def copy_levels(job: Job, threads: int) -> Written:
+    """Copy the tiles of all levels that are copied from the slide.
+
+    Raises:
+        DamagedSlideError: too many tiles do not decode.
+    """
+    written = Written()
+    copied = [(k, level.source_level) for k, level in enumerate(job.levels) if level.source_level is not None]
+    if copied:
+        with open_slide(job.slide_path, job.mpp_given, job.mammo) as slide:
+            for k, source_level in copied:
+                tiles = slide.jpeg_tiles(source_level)
+                assert tiles is not None
+                written.add(copy_level(job, k, tiles, threads))
+    return written
 
 
 def finish(
@@ -47,17 +70,19 @@ def finish(
         DamagedSlideError: all bands together have too many unreadable windows.
     """
     job = prepared.job
-    for level in range(job.chain_top + 1, len(job.levels)):
-        below = StoredArray(part.path / str(level - 1), job.levels[level - 1].layout)
-        written.add(reduce_level(job, level, below.read_region, threads))
-    bad_px = written.bad_px if written.bad_px is not None else np.zeros(job.levels[0].keep.shape, np.int64)
-    n_bad = int((bad_px > 0).sum())
+    write_array_metadata(job, part.path)
+    stored = [(lv.height_px, lv.width_px, str(k) if lv.layout else None) for k, lv in enumerate(job.levels)]
+    for k in range(job.chain_top + 1, len(job.levels)):
+        if job.levels[k].origin == "reduced":
+            finer = open_level(part.path, k - 1, stored)
+            written.add(reduce_level(job, k, finer.read_region, threads))
+    bad_px = written.bad_px.get(0, np.zeros(job.levels[0].keep.shape, np.int64))
+    n_bad = int(np.count_nonzero(bad_px))
     if n_bad > job.max_bad * job.n_kept:
         raise too_damaged(job, n_bad)
     counts = prepared.meta.counts.model_copy(update={"bad": n_bad, "bad_px": int(bad_px.sum())})
     meta = prepared.meta.model_copy(update={"counts": counts})
-    sizes = [(level.height_px, level.width_px) for level in job.levels]
-    write_masks(prepared, meta, part.path, valid_fractions(bad_px, sizes))
+    write_masks(prepared, meta, part.path, valid_fractions(job, written.bad_px))
     write_metadata(prepared, meta, part.path)
     placed = part.commit(
         written.files,
@@ -69,17 +94,21 @@ def finish(
     return meta, placed
 
 
-def valid_fractions(bad_px: np.ndarray, sizes: Sequence[tuple[int, int]]) -> list[np.ndarray]:
-    """(rows, cols) float32 of each level: the fraction of each window's pixels that were readable."""
+def valid_fractions(job: Job, bad_px: dict[int, np.ndarray]) -> list[np.ndarray]:
+    """(rows, cols) float32 of each level: the fraction of each window's pixels that were readable.
+
+    Unreadable pixels of a level are those of its own tiles, when they were copied, and a quarter of those of
+    the level below, of which it is made or beside which it would contradict.
+    """
     fractions = []
-    bad = bad_px.astype(np.float64)
-    for k, (height, width) in enumerate(sizes):
-        grid = Grid(height, width)
-        if k:
-            padded = np.zeros((grid.rows * 2, grid.cols * 2))
-            padded[: bad.shape[0], : bad.shape[1]] = bad
-            bad = padded.reshape(grid.rows, 2, grid.cols, 2).sum(axis=(1, 3)) / 4
-        rows = np.minimum(WINDOW_PX, height - np.arange(grid.rows) * WINDOW_PX)
-        cols = np.minimum(WINDOW_PX, width - np.arange(grid.cols) * WINDOW_PX)
+    bad = np.zeros((0, 0))
+    for k, level in enumerate(job.levels):
+        grid = Grid(level.height_px, level.width_px)
+        below = np.zeros((grid.rows * 2, grid.cols * 2))
+        part = bad[: grid.rows * 2, : grid.cols * 2]
+        below[: part.shape[0], : part.shape[1]] = part
+        bad = below.reshape(grid.rows, 2, grid.cols, 2).sum(axis=(1, 3)) / 4 + bad_px.get(k, 0)
+        rows = np.minimum(WINDOW_PX, level.height_px - np.arange(grid.rows) * WINDOW_PX)
+        cols = np.minimum(WINDOW_PX, level.width_px - np.arange(grid.cols) * WINDOW_PX)
         fractions.append(np.clip(1 - bad / np.outer(rows, cols), 0, 1).astype(np.float32))
     return fractions

@@ -53,6 +53,7 @@ class Job:
     levels: tuple[LevelPlan, ...]
     icc_srgb: bool
     max_bad: float
+    check_tiles: str
     mammo: MammoOptions
     subject: str
 
@@ -64,6 +65,8 @@ class Job:
     @property
     def chain_top(self) -> int:
         """The coarsest level made in memory together with level 0."""
+        if self.levels[0].origin != "decoded":
+            return 0
         top = 0
         while top < min(CHAIN_TOP, len(self.levels) - 1) and self.levels[top + 1].origin == "reduced":
             top += 1
@@ -72,16 +75,16 @@ class Job:
 
 @dataclass
 class Written:
-    """What a share of the work wrote: files, and unreadable pixels of each window of level 0."""
+    """What a share of the work wrote: files, and by level the unreadable pixels of its windows."""
 
     files: list[FileRecord] = field(default_factory=list)
-    bad_px: np.ndarray | None = None
+    bad_px: dict[int, np.ndarray] = field(default_factory=dict)
 
     def add(self, other: Written) -> None:
         """Take in what another share wrote."""
         self.files += other.files
-        if other.bad_px is not None:
-            self.bad_px = other.bad_px if self.bad_px is None else self.bad_px + other.bad_px
+        for level, bad_px in other.bad_px.items():
+            self.bad_px[level] = self.bad_px[level] + bad_px if level in self.bad_px else bad_px
 
 
 def kept_windows(

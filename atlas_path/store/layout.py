@@ -117,7 +117,7 @@ def array_json(
     }
 
 
-def lossless_layout(
+def window_layout(
     height_px: int, width_px: int, n_channels: int, dtype: str, codec: ChunkCodec, fill: int | float
 ) -> ArrayLayout:
     """The layout of a level on the window grid: chunks of 256 px, shards of 4096 px.
@@ -137,6 +137,17 @@ def lossless_layout(
         shard=(n_channels, shard_px, shard_px),
         codec=codec,
         fill=fill,
+    )
+
+
+def tile_layout(
+    height_px: int, width_px: int, n_channels: int, codec: ChunkCodec, tile_px: tuple[int, int], fill: int
+) -> ArrayLayout:
+    """The layout of a copied level: a chunk is a tile of the scanner, a shard as many as fit into 4096 px."""
+    chunk = (n_channels, *tile_px)
+    side_y, side_x = (max(1, SHARD_PX // px) * px for px in tile_px)
+    return ArrayLayout(
+        (n_channels, height_px, width_px), "uint8", chunk, (n_channels, side_y, side_x), codec, fill
     )
 
 

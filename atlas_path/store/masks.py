@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from atlas_path.geometry import WINDOW_PX, Mpp
+from atlas_path.store.job import Job
 from atlas_path.store.layout import write_json
 from atlas_path.store.meta import OME_VERSION, StoreMeta, group_json, multiscales, omero_block
 from atlas_path.store.prepare import Prepared
@@ -48,14 +49,17 @@ def write_masks(prepared: Prepared, meta: StoreMeta, root: Path, valid: list[np.
     write_json(root / "windows/zarr.json", group_json({}))
 
 
-def write_metadata(prepared: Prepared, meta: StoreMeta, root: Path) -> None:
-    """Write the image group's `zarr.json`, those of its arrays, and the ICC profile."""
-    base = meta.mpp.value
-    paths = []
-    for k, level in enumerate(prepared.job.levels):
+def write_array_metadata(job: Job, root: Path) -> None:
+    """Write the `zarr.json` of every stored level."""
+    for k, level in enumerate(job.levels):
         if level.layout is not None:
-            paths.append((str(k), base.scaled(2.0**k)))
             write_json(root / str(k) / "zarr.json", level.layout.to_json())
+
+
+def write_metadata(prepared: Prepared, meta: StoreMeta, root: Path) -> None:
+    """Write the image group's `zarr.json` and the ICC profile."""
+    base = meta.mpp.value
+    paths = [(level.path, base.scaled(2.0**k)) for k, level in enumerate(meta.levels) if level.path]
     ome: dict[str, Any] = {
         "version": OME_VERSION,
         "multiscales": [multiscales(meta.image_id, "cyx", paths, base)],

@@ -15,6 +15,7 @@ from atlas_path.geometry import Mpp
 STORE_FORMAT = "atlas-path-store/1"
 OME_VERSION = "0.5"
 
+Codec = Literal["lz4", "zstd", "jpeg"]
 Origin = Literal["decoded", "copied", "reduced", "virtual"]
 
 
@@ -110,7 +111,7 @@ class StoreMeta(_Record):
     mpp: MppRecord
     mpp_requested: float | Literal["native"]
     base: BaseRecord
-    codec: Literal["lz4", "zstd", "jpeg"]
+    codec: Codec
     dtype: str
     background: int | float
     channel_names: tuple[str, ...]

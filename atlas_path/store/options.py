@@ -11,9 +11,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from atlas_path.slides.mammo_options import MammoOptions
+from atlas_path.store.meta import Codec
 from atlas_path.tissue import TissueParams
 
-Codec = Literal["lz4", "zstd", "jpeg"]
 FORMAT_REVISION = 1  # raised when the same options would write other bytes
 
 
@@ -49,6 +49,9 @@ class PreprocessOptions(BaseModel):
         default=None, description="folder of edited outlines <image_id>.geojson; they replace detection"
     )
     max_bad: float = Field(default=0.01, ge=0, le=1, description="largest fraction of unreadable windows")
+    check_tiles: Literal["signs", "decode"] = Field(
+        default="signs", description="compact: how tiles that are copied are checked for damage"
+    )
     icc: Literal["keep", "srgb"] = Field(
         default="keep", description="'srgb' applies the embedded colour profile"
     )
@@ -101,6 +104,7 @@ class PreprocessOptions(BaseModel):
             "tissue_mpp": self.tissue_mpp,
             "tissue_params": self.tissue_params,
             "max_bad": self.max_bad,
+            "check_tiles": self.check_tiles if self.codec == "jpeg" else None,
             "icc": self.icc,
             **({"mammo": mammo} if mammo else {}),
         }

@@ -29,7 +29,9 @@ def background_of(slide: Slide, overview: np.ndarray, tissue: TissueMask) -> int
     white = int(np.iinfo(slide.dtype).max) if slide.dtype.kind in "ui" else 1.0
     if overview.dtype != np.uint8:
         return white
-    glass = overview[~tissue.mask & (overview.min(axis=2) < 255)]
+    step = max(1, max(overview.shape[:2]) // PICTURE_PX)
+    few, mask = overview[::step, ::step], tissue.mask[::step, ::step]
+    glass = few[~mask & (few.min(axis=2) < 255)]
     if len(glass) < LEAST_GLASS_PX:
         return white
     value = round(float(np.median(glass.mean(axis=1))))

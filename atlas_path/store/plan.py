@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from atlas_path.errors import ResolutionError
-from atlas_path.geometry import WINDOW_PX, Mpp, halved
+from atlas_path.geometry import WINDOW_PX, Mpp
 from atlas_path.slides.base import Level
 
 SHRINKS = (1, 2, 4, 8)  # what a JPEG decoder does for (almost) nothing
@@ -89,14 +89,6 @@ def choose_base(
         )
     shrink, _, level = max(finer, key=lambda way: (round(way[1], 9), -way[0]))
     return _resampled(levels, level, shrink, native, wanted)
-
-
-def pyramid_sizes(height_px: int, width_px: int) -> list[tuple[int, int]]:
-    """(height, width) of the 2x levels, down to the first whose longer side is at most 1024 px."""
-    sizes = [(height_px, width_px)]
-    while max(sizes[-1]) > COARSEST_PX:
-        sizes.append((halved(sizes[-1][0]), halved(sizes[-1][1])))
-    return sizes
 
 
 def _mpp_of(levels: Sequence[Level], level: int, shrink: int, native: Mpp) -> Mpp:

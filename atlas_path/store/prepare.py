@@ -14,11 +14,12 @@ from atlas_path.geometry import WINDOW_PX, Grid, Mpp
 from atlas_path.slides import Thumbnail, open_slide, read_thumbnail, require_mpp
 from atlas_path.slides.base import KeepsAttributes, KnowsItsTissue, Slide
 from atlas_path.slides.colour import apply_icc_srgb
-from atlas_path.store.codecs import lossless_codec
-from atlas_path.store.job import Job, LevelPlan, kept_windows
-from atlas_path.store.layout import lossless_layout, write_json
+from atlas_path.store.job import Job, kept_windows
+from atlas_path.store.layout import write_json
+from atlas_path.store.levels import codec_for, level_sources, plan_levels
 from atlas_path.store.meta import (
     BaseRecord,
+    Codec,
     CountRecord,
     LevelRecord,
     MppRecord,
@@ -33,7 +34,7 @@ from atlas_path.store.overview import (
     outline_picture,
     save_jpeg,
 )
-from atlas_path.store.plan import Base, choose_base, pyramid_sizes
+from atlas_path.store.plan import Base, choose_base
 from atlas_path.tissue import (
     TissueMask,
     TissueParams,
@@ -96,8 +97,10 @@ def prepare(request: Request, options: PreprocessOptions, part: Path, threads: i
         tissue = _find(slide, overview, thumbnail, request, options)
         picture = request.out / "thumbnails" / f"{request.image_id}.jpg"
         save_jpeg(picture, outline_picture(overview, tissue.mask))
-        sizes = pyramid_sizes(base.height_px, base.width_px)
-        fractions = [window_fractions(tissue.mask, h, w, WINDOW_PX) for h, w in sizes]
+        codec = codec_for(slide, options)
+        sources = level_sources(slide, base, codec, options)
+        sizes = [(source.height_px, source.width_px) for source in sources]
+        fractions = tissue_fractions(tissue.mask, sizes)
         keep = kept_windows(fractions, sizes, _scanned(slide, base))
         if not keep[0].any():
             raise NoTissueError(
@@ -113,21 +116,51 @@ def prepare(request: Request, options: PreprocessOptions, part: Path, threads: i
             part=part,
             base=base,
             background=background,
-            levels=_levels(slide, sizes, keep, background, options),
+            levels=plan_levels(slide, sources, keep, codec, background, options),
             icc_srgb=options.icc == "srgb",
             max_bad=options.max_bad,
+            check_tiles=options.check_tiles,
             mammo=options.mammo,
             subject=_subject(slide),
         )
         return Prepared(
             job=job,
-            meta=_meta(slide, job, tissue, request, options),
+            meta=_meta(slide, job, codec, tissue, request, options),
             fractions=tuple(fractions),
             mask=tissue.mask,
             mask_mpp=tissue.mpp,
             ranges=tuple(display_ranges(overview)),
             icc_profile=slide.icc_profile,
         )
+
+
+def tissue_fractions(mask: np.ndarray, sizes: list[tuple[int, int]]) -> list[np.ndarray]:
+    """(rows, cols) float32 of each level: from the mask for level 0, from the four below for the others."""
+    fractions = [window_fractions(mask, *sizes[0], WINDOW_PX)]
+    areas = _areas(sizes[0])
+    tissue = fractions[0] * areas
+    for size in sizes[1:]:
+        grid = Grid(*size)
+        tissue, areas = _sum_of_four(tissue, grid), _sum_of_four(areas, grid)
+        fractions.append((tissue / areas).astype(np.float32))
+    return fractions
+
+
+def _areas(size: tuple[int, int]) -> np.ndarray:
+    """(rows, cols) pixels of each window that lie inside the level."""
+    rows, cols = (
+        np.minimum(WINDOW_PX, px - np.arange(-(-px // WINDOW_PX)) * WINDOW_PX).astype(np.float64)
+        for px in size
+    )
+    return np.outer(rows, cols)
+
+
+def _sum_of_four(values: np.ndarray, grid: Grid) -> np.ndarray:
+    """(grid.rows, grid.cols) sums over 2 x 2 values."""
+    padded = np.zeros((grid.rows * 2, grid.cols * 2))
+    inside = values[: grid.rows * 2, : grid.cols * 2]
+    padded[: inside.shape[0], : inside.shape[1]] = inside
+    return np.asarray(padded.reshape(grid.rows, 2, grid.cols, 2).sum(axis=(1, 3)))
 
 
 def _find(
@@ -181,29 +214,13 @@ def _scanned(slide: Slide, base: Base) -> np.ndarray | None:
     return np.outer(in_y, in_x)
 
 
-def _levels(
-    slide: Slide,
-    sizes: list[tuple[int, int]],
-    keep: list[np.ndarray],
-    background: int | float,
-    options: PreprocessOptions,
-) -> tuple[LevelPlan, ...]:
-    dtype = slide.dtype.name
-    codec = lossless_codec(options.codec, dtype)
-    return tuple(
-        LevelPlan(
-            height_px=height,
-            width_px=width,
-            origin="reduced" if k else "decoded",
-            layout=lossless_layout(height, width, slide.n_channels, dtype, codec, background),
-            keep=keep[k],
-        )
-        for k, (height, width) in enumerate(sizes)
-    )
-
-
 def _meta(
-    slide: Slide, job: Job, tissue: TissueMask, request: Request, options: PreprocessOptions
+    slide: Slide,
+    job: Job,
+    codec: Codec,
+    tissue: TissueMask,
+    request: Request,
+    options: PreprocessOptions,
 ) -> StoreMeta:
     outline = options.outline_of(request.image_id)
     parameters = options.parameters(request.mpp_given, outline)
@@ -236,7 +253,7 @@ def _meta(
             downsample_y=job.base.downsample_y,
             downsample_x=job.base.downsample_x,
         ),
-        codec=options.codec,
+        codec=codec,
         dtype=slide.dtype.name,
         background=job.background,
         channel_names=tuple(slide.channel_names),

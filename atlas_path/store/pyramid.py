@@ -62,7 +62,7 @@ class ChainWriter:
                 for level, shard in self._touched(column):
                     self._shards.expect(level, shard)
             run_threads(self._write_column, columns, threads)
-        return Written(self._shards.files(), self._reader.bad_px)
+        return Written(self._shards.files(), {0: self._reader.bad_px})
 
     def _columns(self, shard_rows: range, threads: int) -> list[Column]:
         """Columns of one shard's width; narrower ones when there would be too few for the threads."""
@@ -177,9 +177,14 @@ class OpenShards:
     def put(self, level: int, row: int, col: int, window: np.ndarray) -> None:
         """Encode a window (256, 256, channels) and add it to its shard."""
         layout = _layout(self._job, level)
-        n_c, n_y, n_x = layout.chunks_per_shard
-        step = layout.chunk[0]
+        n_c, step = layout.chunks_per_shard[0], layout.chunk[0]
         payloads = [layout.codec.encode(window[:, :, c * step : (c + 1) * step]) for c in range(n_c)]
+        self.put_payloads(level, row, col, payloads)
+
+    def put_payloads(self, level: int, row: int, col: int, payloads: list[bytes]) -> None:
+        """Add the coded chunks (one a group of channels) at a row and column of the chunk grid."""
+        layout = _layout(self._job, level)
+        n_c, n_y, n_x = layout.chunks_per_shard
         shard = (row // n_y, col // n_x)
         with self._lock:
             writer = self._writers.get((level, shard))
@@ -247,7 +252,7 @@ def reduce_level(
 def too_damaged(job: Job, n_bad: int) -> DamagedSlideError:
     """The error for a slide with more unreadable windows than allowed."""
     return DamagedSlideError(
-        job.slide_path,
+        job.subject,
         f"at least {n_bad} of {job.n_kept} windows cannot be read, more than {job.max_bad:.2%}",
         "copy the file again, or raise --max-bad to go on with what is left",
     )

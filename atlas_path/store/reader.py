@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from atlas_path.errors import ResolutionError, StoreError
 from atlas_path.geometry import WINDOW_PX, Grid, Mpp
-from atlas_path.store.arrays import StoredArray
+from atlas_path.store.arrays import LevelPixels, open_level
 from atlas_path.store.commit import STORE_SUFFIX, read_completion
 from atlas_path.store.layout import read_json
 from atlas_path.store.meta import StoreMeta
@@ -55,7 +55,7 @@ class Store:
         )
         self.n_channels = len(self.meta.channel_names)
         self.dtype = np.dtype(self.meta.dtype)
-        self._arrays: dict[int, StoredArray] = {}
+        self._arrays: dict[int, LevelPixels] = {}
         self._brightness: np.ndarray | None = None
 
     def __repr__(self) -> str:
@@ -145,11 +145,12 @@ class Store:
         path = self.path / "icc_profile.icc"
         return path.read_bytes() if path.is_file() else None
 
-    def _array(self, level: int) -> StoredArray:
+    def _array(self, level: int) -> LevelPixels:
         if level not in self._arrays:
             if not 0 <= level < len(self.levels):
                 raise IndexError(f"{self.image_id} has levels 0..{len(self.levels) - 1}, not {level}")
-            self._arrays[level] = StoredArray(self.path / str(level))
+            sizes = [(record.height_px, record.width_px, record.path) for record in self.meta.levels]
+            self._arrays[level] = open_level(self.path, level, sizes)
         return self._arrays[level]
 
     def _window_map(self, name: str, level: int) -> np.ndarray:

@@ -1,0 +1,144 @@
+"""The coded chunks of one stored array, by byte range: shard indices are read once and kept.
+
+Nothing is held open, so an array pickles, survives fork and forkserver, and may be used by several threads.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from atlas_path.errors import StoreError
+from atlas_path.store.layout import ArrayLayout, read_json
+from atlas_path.store.shard import NOT_STORED, damaged, read_index
+
+INDEX_CACHE_SHARDS = 256  # 4 KiB each
+_tokens = itertools.count()
+
+
+class Chunks:
+    """Access to the chunks of one array.
+
+    Args:
+        folder: the array's folder.
+        layout: its layout; read from `zarr.json` when not given.
+
+    Raises:
+        StoreError: the folder does not hold an array of ours.
+    """
+
+    def __init__(self, folder: Path, layout: ArrayLayout | None = None) -> None:
+        self.folder = folder
+        try:
+            self.layout = layout or ArrayLayout.from_json(read_json(folder / "zarr.json"))
+        except (OSError, ValueError, KeyError, IndexError) as error:
+            raise damaged(folder, f"has no readable zarr.json ({error})") from error
+        self._start()
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"folder": self.folder, "layout": self.layout}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._start()
+
+    def _start(self) -> None:
+        self._indices: OrderedDict[tuple[int, int], np.ndarray | None] = OrderedDict()
+        self._lock = threading.Lock()
+        self.token = next(_tokens)  # names this object in caches; a path would outlive what lies there
+
+    def payload(self, row: int, col: int, part: int = 0) -> bytes | None:
+        """The coded bytes of one chunk; None where none is stored."""
+        for _, found, payload in self.payloads([(row, col)]):
+            if found == part:
+                return payload
+        return None
+
+    def shard_index(self, row: int, col: int) -> np.ndarray | None:
+        """The index (n_chunks, 2) of a shard; None where there is no file. Cached."""
+        with self._lock:
+            if (row, col) in self._indices:
+                self._indices.move_to_end((row, col))
+                return self._indices[row, col]
+        try:
+            fd = self._open(row, col)
+        except FileNotFoundError:
+            return self._remember(row, col, None)
+        try:
+            return self._index_of(row, col, fd)
+        finally:
+            os.close(fd)
+
+    def payloads(self, chunks: list[tuple[int, int]]) -> Iterator[tuple[int, int, bytes | None]]:
+        """(position in `chunks`, channel part, coded bytes or None), shard by shard, in order of the file.
+
+        Args:
+            chunks: (row, col) of chunks; None is given for those outside the array.
+        """
+        n_c, n_y, n_x = self.layout.chunks_per_shard
+        rows, cols = self.layout.chunk_grid
+        by_shard: dict[tuple[int, int], list[int]] = {}
+        for i, (row, col) in enumerate(chunks):
+            if 0 <= row < rows and 0 <= col < cols:
+                by_shard.setdefault((row // n_y, col // n_x), []).append(i)
+            else:
+                yield from ((i, part, None) for part in range(n_c))
+        for shard, members in by_shard.items():
+            try:
+                fd = self._open(*shard)
+            except FileNotFoundError:
+                yield from ((i, part, None) for i in members for part in range(n_c))
+                continue
+            try:
+                index = self._index_of(*shard, fd)
+                wanted = [
+                    (
+                        *(
+                            int(v)
+                            for v in index[(part * n_y + chunks[i][0] % n_y) * n_x + chunks[i][1] % n_x]
+                        ),
+                        i,
+                        part,
+                    )
+                    for i in members
+                    for part in range(n_c)
+                ]
+                for offset, size, i, part in sorted(wanted):
+                    yield i, part, None if offset == NOT_STORED else self._pread(fd, offset, size, shard)
+            finally:
+                os.close(fd)
+
+    def _pread(self, fd: int, offset: int, size: int, shard: tuple[int, int]) -> bytes:
+        payload = os.pread(fd, size, offset)
+        if len(payload) != size:
+            raise damaged(self.folder / self.layout.shard_key(*shard), "ends before its chunks do")
+        return payload
+
+    def _open(self, row: int, col: int) -> int:
+        return os.open(f"{self.folder}/{self.layout.shard_key(row, col)}", os.O_RDONLY | os.O_CLOEXEC)
+
+    def _index_of(self, row: int, col: int, fd: int) -> np.ndarray:
+        with self._lock:
+            index = self._indices.get((row, col))
+        if index is None:
+            n_c, n_y, n_x = self.layout.chunks_per_shard
+            index = read_index(fd, n_c * n_y * n_x, self.folder / self.layout.shard_key(row, col))
+            self._remember(row, col, index)
+        return index
+
+    def _remember(self, row: int, col: int, index: np.ndarray | None) -> np.ndarray | None:
+        with self._lock:
+            self._indices[row, col] = index
+            if len(self._indices) > INDEX_CACHE_SHARDS:
+                self._indices.popitem(last=False)
+        return index
+
+    def damage(self, row: int, col: int, error: ValueError) -> StoreError:
+        """The error for a chunk that does not decode."""
+        return damaged(self.folder, f"has a damaged chunk at row {row}, column {col} ({error})")

@@ -1,0 +1,129 @@
+"""Which levels a store has and where each comes from.
+
+A portable store holds every 2x level, each the mean of the one below. A compact store keeps what the scanner
+already made: each level of which the slide has JPEG tiles is copied byte for byte. Scanners mostly write
+every second level (1/4, 1/16), and a JPEG decodes at half size for less than a full decode; so a level
+between two is not stored but read from the finer one ("virtual"). What is missing at the coarse end is
+computed.
+OME-Zarr asks for no particular ratio between levels, so the stored ones are a valid pyramid by themselves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from atlas_path.geometry import halved
+from atlas_path.slides.base import Slide
+from atlas_path.slides.jpeg_tiles import JpegTiles
+from atlas_path.store.codecs import lossless_codec
+from atlas_path.store.job import LevelPlan
+from atlas_path.store.jpeg import Jpeg
+from atlas_path.store.layout import ArrayLayout, tile_layout, window_layout
+from atlas_path.store.meta import Codec, Origin
+from atlas_path.store.options import PreprocessOptions
+from atlas_path.store.plan import COARSEST_PX, Base
+
+LARGEST_COPIED_TILE_PX = 1024  # larger tiles would make every window cost a large decode
+SAME_SCALE = 0.01
+
+
+@dataclass(frozen=True)
+class LevelSource:
+    """One level before it is known which of its windows are kept."""
+
+    height_px: int
+    width_px: int
+    origin: Origin
+    tiles: JpegTiles | None = None
+    source_level: int | None = None
+
+
+def codec_for(slide: Slide, options: PreprocessOptions) -> Codec:
+    """The codec that can hold the slide's pixels: JPEG holds 8-bit gray or colour only, else lz4 is used."""
+    if options.codec == "jpeg" and (slide.dtype != np.uint8 or slide.n_channels not in (1, 3)):
+        return "lz4"
+    return options.codec
+
+
+def level_sources(slide: Slide, base: Base, codec: Codec, options: PreprocessOptions) -> list[LevelSource]:
+    """All levels, finest first, down to one whose longer side is at most 1024 px."""
+    copy = codec == "jpeg" and options.icc == "keep"
+    levels = [_first(slide, base, copy)]
+    while max(levels[-1].height_px, levels[-1].width_px) > COARSEST_PX:
+        finer = levels[-1]
+        size = halved(finer.height_px), halved(finer.width_px)
+        copied = _copied(slide, base, len(levels), size) if copy else None
+        if copied is not None:
+            levels.append(copied)
+        elif codec == "jpeg" and finer.origin != "virtual" and max(size) > COARSEST_PX:
+            levels.append(LevelSource(*size, origin="virtual"))
+        else:
+            levels.append(LevelSource(*size, origin="reduced"))
+    return levels
+
+
+def plan_levels(
+    slide: Slide,
+    sources: list[LevelSource],
+    keep: list[np.ndarray],
+    codec: Codec,
+    background: int | float,
+    options: PreprocessOptions,
+) -> tuple[LevelPlan, ...]:
+    """Give every stored level its layout."""
+    return tuple(
+        LevelPlan(
+            height_px=source.height_px,
+            width_px=source.width_px,
+            origin=source.origin,
+            layout=_layout(slide, source, codec, background, options),
+            keep=kept,
+            source_level=source.source_level,
+        )
+        for source, kept in zip(sources, keep, strict=True)
+    )
+
+
+def _first(slide: Slide, base: Base, copy: bool) -> LevelSource:
+    size = base.height_px, base.width_px
+    copied = _copied(slide, base, 0, size) if copy and base.how == "native" else None
+    return copied or LevelSource(*size, origin="decoded")
+
+
+def _copied(slide: Slide, base: Base, level: int, size: tuple[int, int]) -> LevelSource | None:
+    """The slide's level of that scale, when its tiles can be copied."""
+    if base.resample is not None:
+        return None
+    want_y, want_x = base.downsample_y * 2.0**level, base.downsample_x * 2.0**level
+    for index, frame in enumerate(slide.levels):
+        if max(abs(frame.downsample_y / want_y - 1), abs(frame.downsample_x / want_x - 1)) > SAME_SCALE:
+            continue
+        if abs(frame.height_px - size[0]) > 2 or abs(frame.width_px - size[1]) > 2:
+            continue
+        tiles = slide.jpeg_tiles(index)
+        if tiles is not None and _copyable(tiles, slide.n_channels):
+            return LevelSource(frame.height_px, frame.width_px, "copied", tiles, index)
+    return None
+
+
+def _copyable(tiles: JpegTiles, n_channels: int) -> bool:
+    sides = (tiles.tile_height_px, tiles.tile_width_px)
+    fitting = all(side % 8 == 0 and side <= LARGEST_COPIED_TILE_PX for side in sides)
+    return fitting and n_channels == (1 if tiles.colour == "gray" else 3)
+
+
+def _layout(
+    slide: Slide, source: LevelSource, codec: Codec, background: int | float, options: PreprocessOptions
+) -> ArrayLayout | None:
+    if source.origin == "virtual":
+        return None
+    size, n_channels, dtype = (source.height_px, source.width_px), slide.n_channels, slide.dtype.name
+    if source.tiles is not None:
+        copied = Jpeg(n_channels, options.quality, source.tiles.prefix)
+        tile = source.tiles.tile_height_px, source.tiles.tile_width_px
+        return tile_layout(*size, n_channels, copied, tile, int(background))
+    if codec == "jpeg":
+        return window_layout(*size, n_channels, dtype, Jpeg(n_channels, options.quality), background)
+    return window_layout(*size, n_channels, dtype, lossless_codec(codec, dtype), background)
