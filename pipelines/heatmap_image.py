@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,9 @@ def export_image(
     token_limit = scale.limit * _token_mm2(token_map)
     own = out / info.image_id
     caption = caption_of(target.row, target.image, scores, explained, token_map, check)
+    facts = store.meta.facts
+    if facts.get("view"):
+        caption = replace(caption, title=f"{caption.title}   {facts.get('laterality') or '?'} {facts['view']}")
     picture = picture_of(store, info.level, options.long_side_px)
     row: dict[str, Any] = {
         "image_id": info.image_id,
