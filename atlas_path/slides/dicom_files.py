@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import lru_cache
 from pathlib import Path
 
 import pydicom
@@ -28,6 +29,13 @@ def slide_series_uid(path: Path) -> str | None:
     """Series of a whole-slide instance; None for any other file. It tells files apart, it is never shown."""
     if not is_dicom(path):
         return None
+    status = path.stat()
+    return _series_uid(path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=16384)
+def _series_uid(path: Path, _mtime_ns: int, _size: int) -> str | None:
+    """Kept in memory: folders of thousands of instances are asked about once for each slide in them."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pydicom's warnings quote values

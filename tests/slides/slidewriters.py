@@ -146,6 +146,20 @@ def qptiff(path: Path, channels: np.ndarray) -> Path:
     return path
 
 
+def qptiff_rgb(path: Path, picture: np.ndarray) -> Path:
+    """A bright-field QPTIFF: colour pages."""
+    xml = "<PerkinElmer-QPI-ImageDescription><ImageType>{}</ImageType></PerkinElmer-QPI-ImageDescription>"
+    options = {"photometric": "rgb", "compression": "jpeg", "metadata": None, "software": "PerkinElmer-QPI"}
+    with tifffile.TiffWriter(path) as tif:
+        for level in (0, 1):
+            text = xml.format("ReducedResolution" if level else "FullResolution")
+            tif.write(half(picture, level), tile=(256, 256), subfiletype=1 if level else 0, description=text,
+                      resolutionunit="CENTIMETER", resolution=(20000 / 2**level,) * 2, **options)  # fmt: skip
+            if level == 0:
+                tif.write(half(picture, 3), description=xml.format("Thumbnail"), **options)
+    return path
+
+
 def philips(path: Path, picture: np.ndarray) -> Path:
     """Philips TIFF: its levels are padded to whole tiles, sizes stand in the XML only."""
     spacing = (
@@ -185,6 +199,37 @@ def philips(path: Path, picture: np.ndarray) -> Path:
             tif.write(half(picture, level), tile=(256, 256), photometric="rgb", compression="jpeg",
                       compressionargs={"level": 92}, subfiletype=1 if level else 0, metadata=None,
                       software="Philips DP v1.0", description=xml if level == 0 else "")  # fmt: skip
+    return path
+
+
+def leica_scn_channels(path: Path, channels: np.ndarray) -> Path:
+    """A fluorescence SCN, one gray page a channel and level; OpenSlide opens bright-field ones only."""
+    height, width = channels.shape[1:]
+    dims = "".join(
+        f'<dimension r="{r}" c="{c}" sizeX="{width >> r}" sizeY="{height >> r}" '
+        f'ifd="{r * len(channels) + c}"/>'
+        for r in (0, 1)
+        for c in range(len(channels))
+    )
+    xml = (
+        '<?xml version="1.0"?>'
+        '<scn xmlns="http://www.leica-microsystems.com/scn/2010/10/01" uuid="urn:uuid:0">'
+        f'<collection name="c" uuid="urn:uuid:9" sizeX="{width * 500}" sizeY="{height * 500}">'
+        '<image name="scan" uuid="urn:uuid:2"><creationDate>2019-05-06T07:08:09Z</creationDate>'
+        '<device model="Leica SCN400" version="1.0"/>'
+        f'<pixels sizeX="{width}" sizeY="{height}">{dims}</pixels>'
+        f'<view sizeX="{width * 500}" sizeY="{height * 500}" offsetX="0" offsetY="0" spacingZ="0"/>'
+        "<scanSettings><objectiveSettings><objective>20</objective></objectiveSettings>"
+        "<illuminationSettings><illuminationSource>fluorescence</illuminationSource></illuminationSettings>"
+        "</scanSettings></image>"
+        "</collection></scn>"
+    )
+    with tifffile.TiffWriter(path, bigtiff=True) as tif:
+        for level in (0, 1):
+            for number, plane in enumerate(channels[:, :: 2**level, :: 2**level]):
+                tif.write(plane, tile=(256, 256), photometric="minisblack", compression="lzw", metadata=None,
+                          description="" if level + number else xml, resolution=(20000 >> level,) * 2,
+                          resolutionunit="CENTIMETER")  # fmt: skip
     return path
 
 

@@ -71,6 +71,10 @@ CASES = {
         lambda d, p: tiff.ome_tiff_channels(d / "a.ome.tif", p), "tiff", 0.325, source="channels"
     ),
     "qptiff": Case(lambda d, p: tiff.qptiff(d / "a.qptiff", p), "tiff", 0.5, source="channels"),
+    "qptiff-rgb": Case(lambda d, p: tiff.qptiff_rgb(d / "a.qptiff", p), "tiff", 0.5, JPEG_Q90, True),
+    "scn-channels": Case(
+        lambda d, p: tiff.leica_scn_channels(d / "a.scn", p), "tiff", 0.5, source="channels"
+    ),
     "dicom-jpeg": Case(lambda d, p: other.dicom_rgb(d / "a", p), "openslide", 0.25, JPEG_Q90, True),
     "dicom-uncompressed": Case(lambda d, p: other.dicom_rgb(d / "a", p, other.EXPLICIT), "openslide", 0.25),
     "dicom-jpeg2000": Case(lambda d, p: other.dicom_rgb(d / "a", p, other.J2K), "openslide", 0.25),

@@ -35,6 +35,12 @@ def _without_folder(folder: Path, picture: np.ndarray) -> Path:
     return path
 
 
+def _without_data(folder: Path, picture: np.ndarray) -> Path:
+    path = vendor.mrxs(folder / "a.mrxs", picture)
+    (folder / "a" / "Data0000.dat").unlink()
+    return path
+
+
 def _unfinished(folder: Path, picture: np.ndarray) -> Path:
     path = other.ome_zarr(folder / "a.ome.zarr", picture.transpose(2, 0, 1), "0.5", "cyx")
     zarr.open_group(path, mode="r+").attrs["atlas_path"] = {"schema": 1}
@@ -69,6 +75,7 @@ BAD = {
     ),
     "circle": (_bytes("a.tif", b"II*\0\x08\0\0\0\0\0\x08\0\0\0"), "run in a circle", UnreadableSlideError),
     "mrxs-alone": (_without_folder, "Slidedat.ini is missing", UnreadableSlideError),
+    "mrxs-without-data": (_without_data, "missing companion file .*Data0000.dat", UnreadableSlideError),
     "time-series": (_time_series, "is a time series of 3", UnsupportedSlideError),
     "cmyk": (_cmyk, "photometric interpretation 5 is not read", UnsupportedSlideError),
     "store": (_unfinished, "was never finished", UnreadableSlideError),
