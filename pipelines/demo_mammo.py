@@ -30,6 +30,7 @@ from pipelines.demo_mammo_paint import BITS, SPACING_MM, Finding, paint_view
 N_EXAMS = 40
 EXAMS_PER_WOMAN = 2  # a prior and a current exam of some women: splits must keep them together
 SPLITS = ("train", "tune", "train", "test")
+MAKERS = ("one", "two")
 SYNTAXES = (None, JPEG2000Lossless, JPEGLSLossless, RLELossless)
 STUDY = """\
 # The demo's study: which exams hold a cancer? Four views a case, each told to the model by view and side.
@@ -89,8 +90,12 @@ def run_mammo_demo(out: Path, seed: int = 0, n_exams: int = N_EXAMS, epochs: int
     train(load_train_config(study))
     say(f"\n$ atlas-path score {stores} --model {run} --cohort {study} -o {scores}")
     _expect("score", score([stores], run, scores, ScoreOptions(cohort=made.cohort)).exit_code, ExitCode.OK)
-    say(f"\n$ atlas-path heatmap {scores}")
-    _expect("heatmap", heatmap(scores, HeatmapOptions()).exit_code, ExitCode.OK)
+    shown = _test_exams(made.cohort)
+    say(f"\n$ atlas-path heatmap {scores} --truth {out / 'findings.csv'} --case ...")
+    options = HeatmapOptions(
+        truth=out / "findings.csv", cases=shown, formats=("png", "geojson"), faithfulness_seconds=3.0
+    )
+    _expect("heatmap", heatmap(scores, options).exit_code, ExitCode.OK)
     say(f"\n$ atlas-path evaluate {scores} --cohort {study} -o {report}")
     evaluate(scores, study, report, EvaluateOptions())
     metrics = json.loads((report / "metrics.json").read_text())
@@ -148,7 +153,7 @@ def plan_exams(n_exams: int, seed: int) -> list[MadeExam]:
             study_uid=generate_uid(entropy_srcs=["demo", str(seed), str(number)]),
             study_date=f"20{10 + number % 10}0{1 + number % 9}15",
             accession=f"ACC{number:05d}",
-            maker="one" if woman % 2 == 0 else "two",
+            maker=MAKERS[(woman // len(SPLITS) + woman // 2) % 2],
         )
         side = "L" if rng.random() < 0.5 else "R"
         plans.append(MadeExam(number, header, SPLITS[woman % len(SPLITS)], cancer, side, kind))
@@ -208,6 +213,11 @@ def _write_table(path: Path, rows: list[dict[str, object]]) -> Path:
         writer.writeheader()
         writer.writerows(rows)
     return path
+
+
+def _test_exams(cohort: Path) -> tuple[str, ...]:
+    with cohort.open(newline="", encoding="utf-8") as file:
+        return tuple(dict.fromkeys(row["case_id"] for row in csv.DictReader(file) if row["split"] == "test"))
 
 
 def _expect(stage: str, exit_code: ExitCode, wanted: ExitCode) -> None:

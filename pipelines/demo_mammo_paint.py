@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-HEIGHT_PX, WIDTH_PX = 1152, 896
-SPACING_MM = 0.2
+HEIGHT_PX, WIDTH_PX = 768, 512
+SPACING_MM = 0.3
 BITS = 12
 TOP = (1 << BITS) - 1
 FAT, GLAND, MUSCLE = 0.42, 0.22, 0.25
@@ -122,7 +122,7 @@ def _place(
         fits &= x + 0.60 * y > 0.40
     ys, xs = np.nonzero(fits)
     at = int(rng.integers(len(ys)))
-    radius = float(rng.uniform(26, 38)) * height_px / HEIGHT_PX
+    radius = float(rng.uniform(18, 26)) * height_px / HEIGHT_PX
     return Finding(float(ys[at]), float(xs[at]), radius, finding == "malignant")
 
 
