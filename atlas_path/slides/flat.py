@@ -16,7 +16,7 @@ from PIL import Image
 from atlas_path.errors import UnreadableSlideError, UnsupportedSlideError
 from atlas_path.slides.base import SlideReader, pyramid
 
-LARGEST_FLAT_PX = 600_000_000
+LARGEST_FLAT_BYTES = 2**29
 _KINDS = {"L": "mono", "1": "mono", "I;16": "mono", "I;16B": "mono", "I": "mono"}
 
 
@@ -34,24 +34,17 @@ class FlatSlide(SlideReader):
         super().__init__(path)
         self._lock = threading.Lock()
         self._pixels: np.ndarray | None = None
-        Image.MAX_IMAGE_PIXELS, limit = None, Image.MAX_IMAGE_PIXELS
         try:
             with Image.open(path) as image:
                 width, height = image.size
                 mode, self.vendor = image.mode, (image.format or "").lower() or None
                 self.icc_profile = image.info.get("icc_profile")
+        except Image.DecompressionBombError as error:
+            raise _too_large(path) from error
         except (OSError, ValueError, SyntaxError) as error:
             raise UnreadableSlideError(path, "damaged or cut off", "copy the file again") from error
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
         if mode == "CMYK":
             raise UnsupportedSlideError(path, "is CMYK", "save it as RGB")
-        if height * width > LARGEST_FLAT_PX:
-            raise UnsupportedSlideError(
-                path,
-                f"{height} x {width} px are too many to decode at once",
-                "convert it to a tiled TIFF first",
-            )
         self.compression = self.vendor
         self.levels = pyramid([(height, width)])
         if _KINDS.get(mode) == "mono":
@@ -59,6 +52,8 @@ class FlatSlide(SlideReader):
             self.dtype = np.dtype(np.uint16 if mode.startswith("I") else np.uint8)
         elif mode == "RGB" and self.vendor == "png" and _png_bit_depth(path) == 16:
             self.dtype = np.dtype(np.uint16)
+        if height * width * self.n_channels * self.dtype.itemsize > LARGEST_FLAT_BYTES:
+            raise _too_large(path)
         self.reader_version = f"imagecodecs {imagecodecs.__version__}"
 
     def _read(self, level: int, y_px: int, x_px: int, height_px: int, width_px: int) -> np.ndarray:  # noqa: ARG002
@@ -96,6 +91,10 @@ class FlatSlide(SlideReader):
         opacity = pixels[..., -1:].astype(np.float32) / np.iinfo(pixels.dtype).max
         blended: np.ndarray = np.rint(pixels[..., :-1] * opacity + self.background * (1 - opacity))
         return blended.astype(pixels.dtype)
+
+
+def _too_large(path: Path) -> UnsupportedSlideError:
+    return UnsupportedSlideError(path, "is too large to decode at once", "convert it to a tiled TIFF first")
 
 
 def _png_bit_depth(path: Path) -> int:

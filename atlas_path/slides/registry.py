@@ -12,9 +12,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import tifffile
 
-from atlas_path.errors import MissingMppError, SlideError, UnreadableSlideError, UnsupportedSlideError
+from atlas_path.errors import (
+    MissingMppError,
+    SlideError,
+    UnreadableSlideError,
+    UnsupportedSlideError,
+    UsageError,
+)
 from atlas_path.geometry import Mpp
-from atlas_path.slides.base import Slide, SlideReader
+from atlas_path.slides.base import PLAUSIBLE_MPP, Slide, SlideReader, plausible_mpp
 from atlas_path.slides.dicom_files import is_dicom
 from atlas_path.slides.find import is_zarr_folder, may_be_mammogram
 from atlas_path.slides.tiff_directories import check_directories
@@ -35,12 +41,26 @@ def open_slide(path: Path, mpp: float | Mpp | None = None, mammo: MammoOptions |
     Raises:
         UnreadableSlideError: missing, empty, cut off, damaged or not an image.
         UnsupportedSlideError: an image of a kind that would be read wrongly.
+        UsageError: the given `mpp` cannot be.
     """
+    given = None if mpp is None else _checked(Path(path), mpp)
     slide = _open(Path(path), mammo)
-    if mpp is not None:
-        slide.mpp = mpp if isinstance(mpp, Mpp) else Mpp.square(float(mpp))
-        slide.mpp_source = "given"
+    if given is not None:
+        slide.mpp, slide.mpp_source = given, "given"
     return slide
+
+
+def _checked(path: Path, mpp: float | Mpp) -> Mpp:
+    given = mpp if isinstance(mpp, Mpp) else Mpp.square(float(mpp))
+    checked = plausible_mpp(given.y, given.x)
+    if checked is None:
+        low, high = PLAUSIBLE_MPP
+        raise UsageError(
+            path,
+            f"cannot have {given.y:g} x {given.x:g} um per pixel",
+            f"give a value from {low:g} to {high:g}",
+        )
+    return checked
 
 
 def require_mpp(slide: Slide) -> Mpp:

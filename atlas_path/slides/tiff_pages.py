@@ -86,7 +86,10 @@ class PageTiles:
             row_bytes = self.width_px * self.n_samples * self.dtype.itemsize
             self.tile_height_px = int(np.clip(PLAIN_READ_BYTES // row_bytes, 1, self.height_px))
             self.rows = -(-self.height_px // self.tile_height_px)
-        elif self.tile_height_px * self.tile_width_px * self.dtype.itemsize > LARGEST_TILE_BYTES:
+        elif (
+            self.tile_height_px * self.tile_width_px * self.n_samples * self.dtype.itemsize
+            > LARGEST_TILE_BYTES
+        ):
             raise UnsupportedSlideError(
                 file.path, "its pixels are one huge compressed strip", "convert it to a tiled TIFF first"
             )

@@ -10,7 +10,7 @@ lies under ink is denser than the ink alone and is kept too.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
@@ -24,6 +24,13 @@ UNDER_INK = 1.25  # times the stroke's own density
 _EVEN = 0.12  # spread of density over 5 px, relative to the density itself
 _BLACK_LEVEL = 20.0
 _CONSTANT = 1.0  # spread of grey levels over 3 px in areas a scanner filled in
+_COARSE = 4
+_HUES: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
+    "green": lambda red, green, blue: green < 0.75 * cv2.min(red, blue),
+    "blue": lambda red, green, blue: (red > 1.45 * green) & (blue < green),
+    "red": lambda red, green, blue: (red < 0.15 * green) & (blue > 0.8 * green) & (green > 0.5),
+    "black": lambda red, green, blue: cv2.min(cv2.min(red, green), blue) > 1.6,
+}
 
 
 def pen_strokes(density: Sequence[np.ndarray], tissue: np.ndarray, mpp: Mpp) -> tuple[bool, np.ndarray]:
@@ -32,32 +39,27 @@ def pen_strokes(density: Sequence[np.ndarray], tissue: np.ndarray, mpp: Mpp) -> 
     Hues after Ruifrok and Johnston, Anal Quant Cytol Histol 2001: haematoxylin, eosin and DAB absorb green at
     least as much as red; green ink lets green through best, blue ink absorbs red far more than green.
     """
-    red, green, blue = density
-    mean = (red + green + blue) / np.float32(3)
-    nothing = np.zeros_like(tissue)
-    visible = tissue & (mean > 0.06)
-    hues = {
-        "green": (green < 0.75 * cv2.min(red, blue)) & visible,
-        "blue": (red > 1.45 * green) & (blue < green) & visible,
-        "red": (red < 0.15 * green) & (blue > 0.8 * green) & (green > 0.5) & visible,
-        "black": (cv2.min(cv2.min(red, green), blue) > 1.6) & visible,
-    }
-    even = _even(mean) & (mean > 0.25)
-    seen, removable = False, nothing
-    for name, hue in hues.items():
-        strokes = _strokes(hue & even, mpp) if hue.any() else nothing
+    seen, removable = False, np.zeros_like(tissue)
+    coarse = [np.ascontiguousarray(plane[::_COARSE, ::_COARSE]) for plane in density]
+    least_px = LEAST_STROKE_UM2 / (mpp.y * mpp.x)
+    for name, is_ink in _HUES.items():
+        found = is_ink(*coarse) & tissue[::_COARSE, ::_COARSE]
+        if np.count_nonzero(found) < 0.3 * least_px / _COARSE**2:
+            continue  # a quick look: no stroke fits into so little of the hue
+        mean = (density[0] + density[1] + density[2]) / np.float32(3)
+        hue = is_ink(*density) & tissue & (mean > 0.06)
+        strokes = _strokes(hue & _even(mean) & (mean > 0.25), least_px)
         if not strokes.any():
             continue
         seen = True
         if name in ("green", "blue"):
-            ink = _ink_alone(strokes, hue, mean)
-            removable = removable | ink
+            removable = removable | _ink_alone(strokes, hue, mean)
     return seen, removable
 
 
-def _strokes(core: np.ndarray, mpp: Mpp) -> np.ndarray:
+def _strokes(core: np.ndarray, least_px: float) -> np.ndarray:
     opened = cv2.morphologyEx(core.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
-    return _large(opened, LEAST_STROKE_UM2 / (mpp.y * mpp.x))
+    return _large(opened, least_px)
 
 
 def _ink_alone(strokes: np.ndarray, hue: np.ndarray, mean: np.ndarray) -> np.ndarray:

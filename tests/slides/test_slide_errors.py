@@ -15,7 +15,13 @@ import vendorwriters as vendor
 import zarr
 from PIL import ImageCms
 
-from atlas_path.errors import MissingMppError, SlideError, UnreadableSlideError, UnsupportedSlideError
+from atlas_path.errors import (
+    MissingMppError,
+    SlideError,
+    UnreadableSlideError,
+    UnsupportedSlideError,
+    UsageError,
+)
 from atlas_path.slides import apply_icc_srgb, describe, open_slide, read_thumbnail, require_mpp
 
 REAL = "data/wsi/CMU-1-Small-Region.svs"
@@ -113,6 +119,9 @@ def test_no_mpp_is_refused_by_name(tmp_path: Path, picture: np.ndarray) -> None:
                 require_mpp(slide)
             with pytest.raises(MissingMppError):
                 read_thumbnail(slide)
+    for impossible in (0, -1, float("nan"), 1e6):
+        with pytest.raises(UsageError, match="um per pixel"):
+            open_slide(path, mpp=impossible)
     with open_slide(path, mpp=0.7) as slide:
         assert require_mpp(slide).mean == pytest.approx(0.7)
 
