@@ -4,10 +4,11 @@ Replicated (`ddp`, the default): every process holds the whole model; after the 
 gradients are summed in flat buckets. This is what DistributedDataParallel computes; it is written out because
 the streaming backward is several graphs, because images of fewer scales leave weights unused, and because
 processes pack different numbers of passes into a step, all of which its hooks do not allow. Nothing is
-overlapped: a step is seconds of whole slides, the exchange milliseconds.
+overlapped: a step over whole slides lasts far longer than the exchange.
 
-Sharded (`fsdp`, FSDP2): weights, gradients and optimiser state live in pieces; the model is one, gathered
-at the first pass of a step and scattered after its last, so processes may differ in their number of passes.
+Sharded (`fsdp`, FSDP2): weights, gradients and optimiser state live in pieces; the model is one
+unit, gathered at the first pass of a step and scattered after its last, so processes may differ in their
+number of passes.
 
 Pass losses are already divided by the cases of the whole step, so gradients are summed, never averaged.
 """
@@ -109,10 +110,13 @@ def sum_gradients(model: nn.Module, world: World) -> None:
     """Add up the gradients of all processes of a replicated model; a sharded one has done so."""
     if not world.is_parallel or isinstance(model, FSDPModule):
         return
+    trained = [p for p in model.parameters() if p.requires_grad]
+    used = torch.tensor([float(p.grad is not None) for p in trained], device=trained[0].device)
+    dist.all_reduce(used)  # a weight that no case of the step used stays untouched, as in one process
     bucket: list[Tensor] = []
     size = 0
-    for parameter in model.parameters():
-        if not parameter.requires_grad:
+    for parameter, n_users in zip(trained, used.tolist(), strict=True):
+        if not n_users:
             continue
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)

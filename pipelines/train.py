@@ -42,11 +42,13 @@ from pipelines.train_weights import load_best
 
 NOT_IN_IDENTITY: dict[str, Any] = {
     "out": True,
+    "cohort": True,
     "track": True,
     "runtime": {"device", "threads", "checkpoint_minutes", "keep_checkpoints", "compile"},
-    "data": {"workers", "prefetch", "cache_gb"},
+    "data": {"stores", "workers", "prefetch", "cache_gb"},
 }
-"""Settings that may differ when a run goes on: they do not change its numbers."""
+"""Settings that may differ when a run goes on: they do not change its numbers. (Of the cohort the content is
+compared, not the place.)"""
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,14 @@ def _differences(old: TrainConfig, new: TrainConfig) -> list[str]:
 
 
 def _write_inputs(run_dir: Path, prepared: Prepared) -> None:
-    write_lock(run_dir / "cohort.lock.csv", prepared.cohort, prepared.found.facts)
+    lock = run_dir / "cohort.lock.csv"
+    before = lock.read_bytes() if lock.exists() else None
+    write_lock(lock, prepared.cohort, prepared.found.facts)
+    if before is not None and before != lock.read_bytes():
+        lock.write_bytes(before)
+        raise UsageError(
+            run_dir, "was started on other images, labels or splits", "change name, or use --force"
+        )
     if prepared.found.left_out:
         with (run_dir / "left_out.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(prepared.found.left_out[0]))

@@ -16,6 +16,7 @@ from atlas_path.config import RuntimeConfig, TrainConfig
 from atlas_path.errors import ModelError
 from pipelines.data_loader import LoadedPass
 from pipelines.train_setup import uses_bfloat16
+from pipelines.train_windows import some_windows, window_losses
 
 SMOOTHABLE = ("binary", "multiclass", "multilabel", "ordinal")
 
@@ -41,15 +42,24 @@ def backward_pass(
     seed_for_pass(runtime.seed, spec.epoch, spec.case_ids[0])
     batch = loaded.batch.to(device)
     target, known, weight_B = (t.to(device) for t in (loaded.target, loaded.known, loaded.weight_B))
+    smoothing = config.optim.label_smoothing if kind in SMOOTHABLE else 0.0
     seen: list[Tensor] = []
 
     def loss_fn(logits_BO: Tensor) -> Tensor:
-        losses_B = case_losses(kind, logits_BO, target, known, config.optim.label_smoothing)
+        losses_B = case_losses(kind, logits_BO, target, known, smoothing)
         seen.append(losses_B.detach())
         return (losses_B * weight_B).sum()
 
+    alone = spec.epoch < config.optim.window_epochs
     with torch.autocast(device.type, torch.bfloat16, enabled=uses_bfloat16(runtime, device)):
-        if streams(runtime, batch):
+        if alone:
+            few = some_windows(batch, runtime.stream_windows)
+            losses_B = window_losses(kind, model, few, target, known, smoothing)
+            seen.append(losses_B.detach())
+            loss = (losses_B * weight_B).sum()
+            loss.backward()
+            value = float(loss.detach())
+        elif streams(runtime, batch):
             value, _ = loss_and_backward(model, batch, loss_fn)
         else:
             loss = loss_fn(model(batch).logits_BO)
@@ -72,12 +82,11 @@ def case_losses(
     kind: str, logits_BO: Tensor, target: Tensor, known: Tensor, smoothing: float = 0.0
 ) -> Tensor:
     """Loss of every case (B,); 0 where no label is known."""
-    share = smoothing if kind in SMOOTHABLE else 0.0
     losses = []
     for i in range(len(logits_BO)):
         one = slice(i, i + 1)
         if bool(known[i].any()):
-            loss = task_loss(kind, logits_BO[one].float(), target[one], known[one], label_smoothing=share)
+            loss = task_loss(kind, logits_BO[one].float(), target[one], known[one], label_smoothing=smoothing)
             losses.append(loss.reshape(()))
         else:
             losses.append(logits_BO[i].float().sum() * 0.0)

@@ -11,7 +11,6 @@ import numpy as np
 from atlas_path.cohort.table import Case, Cohort, cohort_faults
 from atlas_path.config.schema import TaskConfig
 
-
 YES_NO = {"true": "1", "yes": "1", "false": "0", "no": "0"}
 
 

@@ -163,6 +163,9 @@ class OptimConfig(Section):
     """Gradient norm limit; 0 = none."""
     ema: Below1 = 0.0
     """Decay of an exponential moving average of the weights, used for tuning and as result; 0 = off."""
+    window_epochs: Annotated[int, Field(ge=0)] = 0
+    """First epochs in which every window votes alone against the label of its case: cheap, and it gives the
+    attention something to attend to. Part of `epochs`; for the local_evidence head."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Learning rate factor from each layer group to the one below it (fine-tuning)."""
     freeze_stem_epochs: Annotated[int, Field(ge=0)] = 0
@@ -232,6 +235,17 @@ class TrainConfig(Section):
     output: OutputConfig = OutputConfig()
     track: TrackConfig = TrackConfig()
     runtime: RuntimeConfig = RuntimeConfig()
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> TrainConfig:
+        faults = []
+        if self.optim.window_epochs and self.model.head != "local_evidence":
+            faults.append("optim.window_epochs needs model.head: local_evidence")
+        if self.runtime.shard == "fsdp" and (self.optim.window_epochs or self.runtime.memory == "stream"):
+            faults.append("runtime.shard: fsdp goes neither with optim.window_epochs nor with memory: stream")
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
 
     _source: Path | None = PrivateAttr(None)
     _lines: dict[str, int] = PrivateAttr(default_factory=dict)

@@ -100,7 +100,10 @@ def write_cohort(folder: Path, n=12, rows=2, cols=2, seed=0, images_per_case=1, 
 
 def serve(stores: dict) -> dict:
     """Attributes of `atlas_path.store` that make it answer from memory."""
-    return {"find_stores": lambda folders: list(stores), "open_store": lambda path, voi=None: stores[Path(path)]}
+    return {
+        "find_stores": lambda folders: list(stores),
+        "open_store": lambda path, voi=None: stores[Path(path)],
+    }
 
 
 def config_for(table: Path, **sections):
