@@ -12,9 +12,9 @@ from typing import Any
 
 import imagecodecs
 import numpy as np
-import simplejpeg
 
 from atlas_path.errors import UnreadableSlideError, UnsupportedSlideError
+from atlas_path.slides.jpeg_decode import decode_strict
 from atlas_path.slides.jpeg_tiles import Colour, as_standalone
 
 NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1")
@@ -144,7 +144,7 @@ class FrameDecoder:
         name = SYNTAX_NAMES[self.syntax]
         if self.jpeg_colour is not None:
             space = "GRAY" if self.samples == 1 else "RGB"
-            return simplejpeg.decode_jpeg(as_standalone(data.rstrip(b"\0"), self.jpeg_colour), space)
+            return decode_strict(as_standalone(data, self.jpeg_colour), space, self.rows, self.columns)
         if name == "rle":
             planes = imagecodecs.dicomrle_decode(data, self.dtype.newbyteorder("<"))
             flat = np.frombuffer(planes, self.dtype.newbyteorder("<"))

@@ -14,15 +14,14 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import simplejpeg
 
 from atlas_path.errors import UnreadableSlideError
+from atlas_path.slides.jpeg_decode import EOI, decode_strict
 
 Colour = Literal["rgb", "ycbcr", "gray"]
 Subsampling = Literal["444", "422", "420", "440", "411", "gray"]
 
 SOI = b"\xff\xd8"
-EOI = b"\xff\xd9"
 DECODE_SCALES = (1, 2, 4, 8)
 
 _APP14 = {"rgb": 0, "ycbcr": 1}
@@ -117,17 +116,11 @@ class JpegTiles:
         data = self.standalone(row, col)
         if data is None:
             return None
-        height, width = -(-self.tile_height_px // scale), -(-self.tile_width_px // scale)
         space = "GRAY" if self.colour == "gray" else "RGB"
         try:
-            pixels: np.ndarray = simplejpeg.decode_jpeg(
-                data, space, min_height=height if scale > 1 else 0, min_width=width if scale > 1 else 0
-            )
+            return decode_strict(data, space, self.tile_height_px, self.tile_width_px, scale)
         except ValueError as error:
             raise self._damage(row, col, f"does not decode ({error})") from error
-        if pixels.shape[:2] != (height, width):
-            raise self._damage(row, col, f"has {pixels.shape[0]} x {pixels.shape[1]} px")
-        return pixels
 
     def close(self) -> None:
         """Close the file; the next read opens it again."""

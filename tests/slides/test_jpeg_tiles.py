@@ -93,6 +93,29 @@ def test_threads_pickles_and_closing(tmp_path: Path, picture: np.ndarray) -> Non
     assert (tiles.decode(0, 0) == alone[0, 0]).all()  # opens again on demand
 
 
+@pytest.mark.parametrize(
+    ("ending", "is_whole"),
+    [
+        (b"\xff\xd9", True),
+        (b"\xff\xd9\0\0\0", True),  # DICOM pads to even length, some writers to words
+        (b"\xff\xff\xff\xd9", True),
+        (b"\0\0\0\0\0\0\xff\xd9", True),
+        (b"\x11\x11\x11\x11\x11\xff\xd9", False),
+        (b"", False),
+        (b"\0\0\0\0", False),
+    ],
+)
+def test_padding_is_no_damage(tmp_path: Path, picture: np.ndarray, ending: bytes, is_whole: bool) -> None:
+    data = simplejpeg.encode_jpeg(_square(picture), 90)
+    tiles = _file_of_one_tile(tmp_path / "t", data[:-2] + ending, 128, "ycbcr")
+    if is_whole:
+        assert (tiles.decode(0, 0) == simplejpeg.decode_jpeg(data)).all()
+        assert tiles.decode(0, 0, scale=4).shape == (32, 32, 3)
+    else:
+        with pytest.raises(UnreadableSlideError, match="does not decode"):
+            tiles.decode(0, 0)
+
+
 def test_absent_and_damaged(tmp_path: Path, picture: np.ndarray) -> None:
     data = simplejpeg.encode_jpeg(_square(picture), 90)
     path = tmp_path / "t"
@@ -105,5 +128,5 @@ def test_absent_and_damaged(tmp_path: Path, picture: np.ndarray) -> None:
     with pytest.raises(UnreadableSlideError, match=r"\(row 0, column 2\) lies beyond the end"):
         tiles.standalone(0, 2)
     wrong = JpegTiles(path, 120, 120, 120, 120, offsets[:, :1], counts[:, :1], "ycbcr")
-    with pytest.raises(UnreadableSlideError, match="has 128 x 128 px"):
+    with pytest.raises(UnreadableSlideError, match="it is 128 x 128 px"):
         wrong.decode(0, 0)
