@@ -136,8 +136,8 @@ def loop(files: list[Path], out: Path) -> None:
 def write_exams(folder: Path, n_exams: int) -> Path:
     rng = np.random.default_rng(0)
     for number in range(n_exams):
-        exam = ExamHeader(f"P{number}", f"DEMO^{number}", f"1.2.826.0.1.3680043.8.498.{number + 1}", "20200101",
-                          f"A{number}", "one" if number % 2 else "two")  # fmt: skip
+        uid, maker = f"1.2.826.0.1.3680043.8.498.{number + 1}", "one" if number % 2 else "two"
+        exam = ExamHeader(f"P{number}", f"DEMO^{number}", uid, "20200101", f"A{number}", maker)
         for index, (side, view) in enumerate((s, v) for s in "LR" for v in ("CC", "MLO")):
             painted = paint_view(rng, side, view, 0.3, None, HEIGHT_PX, WIDTH_PX)
             dataset = mammogram_dataset(painted.pixels, side, view, exam, SPACING_MM, BITS)

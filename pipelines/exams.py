@@ -184,7 +184,8 @@ def _write_private(path: Path, exams: Sequence[Exam], unit: Unit) -> None:
         {
             "image_id": image.image_id, "case_id": case_of[image.image_id], "patient_id": exam.patient_id,
             "path": str(image.keys.path), "view": image.view, "laterality": image.laterality,
-            "mpp": image.mpp or "", "their_patient_id": image.keys.patient_id,
+            "mpp": image.mpp if image.mpp_source == "table" else "",
+            "their_patient_id": image.keys.patient_id,
             "study_uid": image.keys.study_uid, "accession": image.keys.accession,
             "study_date": image.keys.study_date,
         }

@@ -79,7 +79,7 @@ def group_exams(
 def cohort_rows(exams: Sequence[Exam], unit: Unit = "exam") -> list[dict[str, Any]]:
     """Rows of a cohort table, one an image; per breast, a case is one side of an exam.
 
-    Labels named `<name>_left` and `<name>_right` become `<name>` of the breast.
+    The column is `pixel_um`, not `mpp`, which would override what the file says. Labels named `<name>_left` and `<name>_right` become `<name>` of the breast.
     """
     rows: list[dict[str, Any]] = []
     for exam in exams:
@@ -101,7 +101,7 @@ def cohort_rows(exams: Sequence[Exam], unit: Unit = "exam") -> list[dict[str, An
                     "image_kind": image.image_kind,
                     "vendor": image.manufacturer,
                     "scanner": image.model,
-                    "mpp": "" if image.mpp is None else image.mpp,
+                    "pixel_um": "" if image.mpp is None else image.mpp,
                     "mpp_source": image.mpp_source,
                     "implant": "yes" if "implant" in image.flags else "no",
                     "age": image.age,

@@ -20,7 +20,7 @@ from atlas_path.errors import (
     UsageError,
 )
 from atlas_path.geometry import Mpp
-from atlas_path.slides.base import PLAUSIBLE_MPP, Slide, SlideReader, plausible_mpp
+from atlas_path.slides.base import Slide, SlideReader
 from atlas_path.slides.dicom_files import is_dicom
 from atlas_path.slides.find import is_zarr_folder, may_be_mammogram
 from atlas_path.slides.tiff_directories import check_directories
@@ -28,6 +28,7 @@ from atlas_path.slides.tiff_directories import check_directories
 if TYPE_CHECKING:
     from atlas_path.slides.mammo_options import MammoOptions
 
+GIVEN_MPP = (0.01, 1000.0)  # wider than what is believed of a file: reduced mammograms have 400 um/px
 _OPENSLIDE_SUFFIXES = {".mrxs", ".vms", ".vmu", ".svslide", ".czi"}
 _TIFF_FALLBACK = {"aperio", "hamamatsu", "leica"}  # not those whose tiles overlap: they need stitching
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -52,15 +53,14 @@ def open_slide(path: Path, mpp: float | Mpp | None = None, mammo: MammoOptions |
 
 def _checked(path: Path, mpp: float | Mpp) -> Mpp:
     given = mpp if isinstance(mpp, Mpp) else Mpp.square(float(mpp))
-    checked = plausible_mpp(given.y, given.x)
-    if checked is None:
-        low, high = PLAUSIBLE_MPP
+    low, high = GIVEN_MPP
+    if not (low <= given.y <= high and low <= given.x <= high):
         raise UsageError(
             path,
             f"cannot have {given.y:g} x {given.x:g} um per pixel",
             f"give a value from {low:g} to {high:g}",
         )
-    return checked
+    return given
 
 
 def require_mpp(slide: Slide) -> Mpp:
