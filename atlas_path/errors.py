@@ -136,6 +136,12 @@ class StaleStoreError(StoreError):
     reason = "stale"
 
 
+class DiskFullError(StoreError):
+    """The disk that is written to has no space left."""
+
+    reason = "disk_full"
+
+
 class ModelError(AtlasPathError):
     """A run folder or model file that cannot be used."""
 

@@ -7,7 +7,9 @@ than a small record, and no task lasts for one tile only.
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -104,6 +106,28 @@ def workers(n_workers: int | None, n_items: int, scheduler: str | None) -> Itera
         return
     with _local_cluster(n) as client:
         yield from _on(client, threads=max(1, cores // n))
+
+
+@contextmanager
+def performance_report(pool: Workers, out: Path, wanted: bool) -> Iterator[None]:
+    """Write Dask's report of the tasks within to `<out>/runs/<utc>-dask.html`, when wanted.
+
+    Raises:
+        UsageError: there is no Dask in this run, or bokeh is missing.
+    """
+    if not wanted:
+        yield
+        return
+    if not isinstance(pool, DaskWorkers):
+        raise UsageError("--report", "this run uses no Dask workers", "add --workers 1 or more")
+    if importlib.util.find_spec("bokeh") is None:
+        raise UsageError("--report", "Dask draws its report with bokeh", "pip install bokeh")
+    from distributed import performance_report as dask_report
+
+    path = out / "runs" / time.strftime("%Y%m%dT%H%M%SZ-dask.html", time.gmtime())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with pool.client.as_current(), dask_report(filename=str(path)):
+        yield
 
 
 def available_cores() -> int:

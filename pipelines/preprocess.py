@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from atlas_path.errors import ExitCode
@@ -12,7 +12,8 @@ from atlas_path.progress import progress, say
 from atlas_path.slides import SlideSource
 from atlas_path.store.commit import sweep
 from atlas_path.store.options import PreprocessOptions
-from pipelines.cluster import available_cores, workers
+from pipelines.cluster import available_cores, performance_report, workers
+from pipelines.preprocess_giant import convert_giant, is_giant
 from pipelines.preprocess_image import convert_image, failed, up_to_date
 from pipelines.preprocess_inputs import Item, collect
 from pipelines.preprocess_report import write_run
@@ -61,20 +62,27 @@ def preprocess_one(source: SlideSource, out: Path, options: PreprocessOptions) -
 
 
 def _convert_all(todo: list[Item], out: Path, options: PreprocessOptions) -> Iterator[ImageRecord]:
-    """Convert the images on workers, at most twice as many in flight as there are workers."""
+    """Convert the images on workers, one image a worker at a time.
+
+    More in flight would be handed to workers in advance, and would be suspected, too, when one of them dies.
+    """
     if not todo:
         return
     with (
         workers(_n_workers(todo, options), len(todo), options.scheduler) as pool,
+        performance_report(pool, out, options.report),
+        ThreadPoolExecutor(2, thread_name_prefix="giant") as giants,
         progress("preprocess", len(todo)) as advance,
     ):
 
         def submit(item: Item) -> Future[ImageRecord]:
+            if pool.n_workers > 1 and is_giant(item, options):
+                return giants.submit(convert_giant, item, out.absolute(), options, pool)
             return pool.submit(convert_image, item, out.absolute(), options, pool.threads)
 
         pending: list[ImageRecord] = []
         written_at = time.monotonic()
-        for item, future in bounded(submit, todo, 2 * pool.n_workers):
+        for item, future in bounded(submit, todo, pool.n_workers):
             record = _outcome(item, future)
             pending.append(record)
             advance(record.image_id if record.ok else f"{record.image_id}: {record.error}", 1)

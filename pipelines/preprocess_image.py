@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import cv2
 
-from atlas_path.errors import AtlasPathError, StaleStoreError, StoreError
+from atlas_path.errors import (
+    AtlasPathError,
+    DiskFullError,
+    StaleStoreError,
+    StoreError,
+    UnreadableSlideError,
+)
 from atlas_path.slides import fingerprint
 from atlas_path.store import StoreMeta, open_store
 from atlas_path.store.commit import PartFolder, read_completion, store_path
-from atlas_path.store.convert import copy_levels, finish, whole, write_rows
-from atlas_path.store.job import Written
+from atlas_path.store.convert import commit, copy_levels, finish, whole, write_rows
 from atlas_path.store.options import PreprocessOptions, parameter_hash
 from atlas_path.store.prepare import Request, prepare
 from pipelines.preprocess_inputs import Item
@@ -59,18 +66,17 @@ def same_content(before: dict[str, object], now: dict[str, object]) -> bool:
 
 def convert_image(item: Item, out: Path, options: PreprocessOptions, threads: int) -> ImageRecord:
     """Make the store of one image. A slide that cannot be converted becomes a record with its reason."""
+    return recorded(item, out, lambda: _convert(item, out, options, threads))
+
+
+def recorded(item: Item, out: Path, convert: Callable[[], tuple[StoreMeta, bool]]) -> ImageRecord:
+    """Run a conversion; its record, whatever happens."""
     started = time.monotonic()
-    cv2.setNumThreads(1)  # threads are ours, one a shard; libraries must not multiply them
     try:
-        meta, placed = _convert(item, out, options, threads)
+        meta, placed = convert()
     except (AtlasPathError, OSError, ValueError, MemoryError, RuntimeError) as error:
-        return failed(
-            item,
-            error,
-            case_id=item.case_id,
-            source=item.shown,
-            seconds=round(time.monotonic() - started, 2),
-        )
+        seconds = round(time.monotonic() - started, 2)
+        return failed(item, _said(error, out), case_id=item.case_id, source=item.shown, seconds=seconds)
     record = record_of(meta, item, out, "written" if placed else "written_by_another_run")
     seconds = time.monotonic() - started
     record.seconds = round(seconds, 2)
@@ -78,18 +84,28 @@ def convert_image(item: Item, out: Path, options: PreprocessOptions, threads: in
     return record
 
 
+def _said(error: Exception, out: Path) -> Exception:
+    """A full disk, said as an error a user can act on."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFullError(
+            out, "there is no space left on this disk", "free some and run the command again"
+        )
+    return error
+
+
 def _convert(item: Item, out: Path, options: PreprocessOptions, threads: int) -> tuple[StoreMeta, bool]:
+    cv2.setNumThreads(threads)  # while the slide is looked at; the pixels are written by threads of ours
     request = request_for(item, out, options)
     final = store_path(out, item.image_id)
+    replace = final.exists()  # stale, or --force; one that another run makes meanwhile is kept
     part = PartFolder(final)
     try:
         prepared = prepare(request, options, part.path, threads)
-        written = Written()
+        written = copy_levels(prepared.job, threads)
         if prepared.job.levels[0].origin == "decoded":
             written.add(write_rows(prepared.job, whole(prepared.job), threads))
-        written.add(copy_levels(prepared.job, threads))
-        replace = final.exists()
-        return finish(prepared, written, part, replace, threads)
+        meta, written = finish(prepared, written, threads)
+        return meta, commit(part, meta, written, replace)
     except BaseException:
         part.abandon()
         raise
@@ -99,8 +115,11 @@ def request_for(item: Item, out: Path, options: PreprocessOptions) -> Request:
     """The request, with the fingerprint taken now, before a pixel is read.
 
     Raises:
+        UnreadableSlideError: there is no such file.
         OSError: the slide cannot be read.
     """
+    if not item.path.exists():
+        raise UnreadableSlideError(item.path, "does not exist", "correct the path")
     taken = dict(fingerprint(item.path, full=options.hash == "full"))
     if item.private:
         taken["mtime_ns"] = 0  # the day of a file may be the day of the examination

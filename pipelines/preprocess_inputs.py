@@ -40,7 +40,7 @@ def collect(inputs: Sequence[Path], out: Path, options: PreprocessOptions) -> li
 
     Raises:
         UsageError: nothing to convert, or a table that cannot be read.
-        CohortError: a row of the cohort names a file that is missing.
+        CohortError: none of the files that the cohort names exist.
     """
     items = _from_cohort(options.cohort, options.mammo.films) if options.cohort else []
     if inputs:
@@ -89,10 +89,10 @@ def _from_cohort(table: Path, films: Path | None) -> list[Item]:
             path = cohort.file(image)
             if path is None or not path.exists():
                 missing.append(f"row {image.row}: {image.path or 'no path'}")
-            else:
-                private = mammogram_pseudonym(path, films) is not None
+            if path is not None:  # a missing file becomes a row of failures.csv
+                private = path.exists() and mammogram_pseudonym(path, films) is not None
                 items.append(Item(path, image.image_id, case.case_id, image.mpp, private))
-    if missing and not items:
+    if len(missing) >= max(1, len(items)):
         raise CohortError(
             table, f"none of its files exist ({'; '.join(missing[:5])})", "correct the path column"
         )

@@ -19,7 +19,9 @@ from atlas_path.cli.info import info
 from atlas_path.cli.init import init
 from atlas_path.cli.preprocess import preprocess
 from atlas_path.cli.score import score
+from atlas_path.cli.status import status
 from atlas_path.cli.train import train
+from atlas_path.cli.verify import verify
 from atlas_path.errors import AtlasPathError, ExitCode
 
 app = typer.Typer(
@@ -57,6 +59,8 @@ app.command()(init)
 app.command()(info)
 app.command()(doctor)
 app.command()(demo)
+app.command()(status)
+app.command()(verify)
 
 
 def main() -> None:

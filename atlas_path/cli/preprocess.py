@@ -105,6 +105,9 @@ def preprocess(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Make finished stores anew.")] = False,
     limit: Annotated[int | None, typer.Option(help="Only the first so many slides.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Estimate time, disk and tissue; write nothing.")
+    ] = False,
     report: Annotated[
         bool, typer.Option("--report", help="Write Dask's performance report into runs/.")
     ] = False,
@@ -153,6 +156,13 @@ def preprocess(
         raise UsageError(
             "--mpp", f"{mpp!r} is no resolution", "give um/px such as 0.5, or 'native'"
         ) from None
+    if dry_run:
+        from pipelines.preprocess_estimate import estimate
+        from pipelines.preprocess_estimate import report as report_of
+
+        estimates = estimate(slides or [], output, options)
+        typer.echo("\n".join(report_of(estimates, output, options)))
+        return
     result = run(slides or [], output, options)
     for record in result.failures:
         typer.echo(f"not done: {record.image_id}: {record.error}", err=True)

@@ -16,6 +16,7 @@ import shutil
 import uuid
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -152,20 +153,20 @@ def _is_abandoned(folder: Path) -> bool:
 
 def _place(part: Path, final: Path, replace: bool) -> bool:
     """Rename `part` to `final`; False when a store is there already and must stay."""
-    if replace and final.exists():
-        aside = part.with_name(f"{part.name.removesuffix(PART_SUFFIX)}.old{PART_SUFFIX}")
-        os.rename(final, aside)
-        os.rename(part, final)
-        _fsync(final.parent)
-        shutil.rmtree(aside)
-        return True
-    try:
-        os.rename(part, final)
-    except OSError as error:
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-            return False
-        raise
+    aside = part.with_name(f"{part.name.removesuffix(PART_SUFFIX)}.old{PART_SUFFIX}")
+    while True:
+        try:
+            os.rename(part, final)
+            break
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            if not replace:
+                return False
+        with suppress(FileNotFoundError):  # another run may be moving it out of the way, too
+            os.rename(final, aside)
     _fsync(final.parent)
+    shutil.rmtree(aside, ignore_errors=True)
     return True
 
 

@@ -61,20 +61,18 @@ def copy_levels(job: Job, threads: int) -> Written:
     return written
 
 
-def finish(
-    prepared: Prepared, written: Written, part: PartFolder, replace: bool, threads: int
-) -> tuple[StoreMeta, bool]:
-    """Make what remains, and commit. Returns the metadata, and False when another run was faster.
+def finish(prepared: Prepared, written: Written, threads: int) -> tuple[StoreMeta, Written]:
+    """Make the coarse levels, the masks and the metadata; `commit` is all that is left.
 
     Raises:
         DamagedSlideError: all bands together have too many unreadable windows.
     """
     job = prepared.job
-    write_array_metadata(job, part.path)
+    write_array_metadata(job, job.part)
     stored = [(lv.height_px, lv.width_px, str(k) if lv.layout else None) for k, lv in enumerate(job.levels)]
     for k in range(job.chain_top + 1, len(job.levels)):
         if job.levels[k].origin == "reduced":
-            finer = open_level(part.path, k - 1, stored)
+            finer = open_level(job.part, k - 1, stored)
             written.add(reduce_level(job, k, finer.read_region, threads))
     bad_px = written.bad_px.get(0, np.zeros(job.levels[0].keep.shape, np.int64))
     n_bad = int(np.count_nonzero(bad_px))
@@ -82,16 +80,20 @@ def finish(
         raise too_damaged(job, n_bad)
     counts = prepared.meta.counts.model_copy(update={"bad": n_bad, "bad_px": int(bad_px.sum())})
     meta = prepared.meta.model_copy(update={"counts": counts})
-    write_masks(prepared, meta, part.path, valid_fractions(job, written.bad_px))
-    write_metadata(prepared, meta, part.path)
-    placed = part.commit(
+    write_masks(prepared, meta, job.part, valid_fractions(job, written.bad_px))
+    write_metadata(prepared, meta, job.part)
+    return meta, written
+
+
+def commit(part: PartFolder, meta: StoreMeta, written: Written, replace: bool) -> bool:
+    """Make the store visible; False when another run was faster."""
+    return part.commit(
         written.files,
         replace,
         fingerprint=meta.source.fingerprint,
         parameters_sha256=meta.parameters_sha256,
         atlas_path_version=meta.atlas_path_version,
     )
-    return meta, placed
 
 
 def valid_fractions(job: Job, bad_px: dict[int, np.ndarray]) -> list[np.ndarray]:
