@@ -39,8 +39,7 @@ def find_tissue(
     if params.method == "none":
         return TissueMask(np.ones(thumb.shape[:2], bool), mpp)
     readable = np.ones(thumb.shape[:2], bool) if valid is None else valid.astype(bool)
-    scale = 255.0 / _full_scale(thumb)
-    planes = [thumb[..., c].astype(np.float32) * np.float32(scale) for c in range(thumb.shape[2])]
+    planes = _planes(thumb)
     if _is_dark_field(planes, readable):
         mask, flags = _fluorescence(planes, readable, mpp, params, thumb.dtype == np.uint8)
     else:
@@ -79,7 +78,7 @@ def _bright_field(
         flags.append("no_glass")
         glass = np.full(len(planes), 245.0, np.float32)
     density = [
-        cv2.GaussianBlur(np.float32(np.log(white + 1)) - cv2.log(plane + 1), (0, 0), 0.7)
+        cv2.GaussianBlur(_density(plane, float(white)), (0, 0), 0.7)
         for white, plane in zip(glass, planes, strict=True)
     ]
     mean = functools.reduce(np.add, density) / np.float32(len(density))
@@ -112,7 +111,7 @@ def _fluorescence(
     tissue = np.zeros(readable.shape, bool)
     least = 2.5 if eight_bit else 1e-6  # what rounding to 8 bit and JPEG leave is no signal
     for plane in planes:
-        smooth = cv2.GaussianBlur(plane, (0, 0), 0.7)
+        smooth = cv2.GaussianBlur(plane.astype(np.float32), (0, 0), 0.7)
         values = _sample([smooth], readable)[:, 0]
         if not len(values) or values.max() <= values.min():
             continue
@@ -197,10 +196,24 @@ def _without_small(mask: np.ndarray, least_px: float) -> np.ndarray:
     return np.asarray(kept[labels])
 
 
-def _full_scale(thumb: np.ndarray) -> float:
-    """The value of white: of the type for 8 bit, else of the shortest depth that holds all values."""
+def _planes(thumb: np.ndarray) -> list[np.ndarray]:
+    """Channels as planes on a scale of 0 to 255: uint8 as it is, everything else as float32."""
     if thumb.dtype == np.uint8:
-        return 255.0
+        return [np.ascontiguousarray(thumb[..., c]) for c in range(thumb.shape[2])]
+    scale = np.float32(255.0 / _full_scale(thumb))
+    return [thumb[..., c].astype(np.float32) * scale for c in range(thumb.shape[2])]
+
+
+def _density(plane: np.ndarray, glass: float) -> np.ndarray:
+    """Optical density against the glass, base e; float32."""
+    if plane.dtype == np.uint8:
+        table = np.log((glass + 1) / (np.arange(256, dtype=np.float32) + 1))
+        return np.asarray(cv2.LUT(plane, table.astype(np.float32)))
+    return np.asarray(np.float32(np.log(glass + 1)) - cv2.log(plane + 1))
+
+
+def _full_scale(thumb: np.ndarray) -> float:
+    """The value of white: of the shortest depth that holds all values."""
     top = float(thumb.max(initial=0))
     return next((white for white in (1.0, 255.0, 1023.0, 4095.0, 16383.0, 65535.0) if top <= white), top)
 
@@ -219,7 +232,7 @@ def _sample(planes: list[np.ndarray], where: np.ndarray, most_px: int = 200_000)
     """(n, c) values where `where` holds, every n-th row and column of a large picture: enough to measure."""
     step = max(1, int((where.size / most_px) ** 0.5))
     chosen = where[::step, ::step]
-    return np.stack([plane[::step, ::step][chosen] for plane in planes], axis=-1)
+    return np.stack([plane[::step, ::step][chosen] for plane in planes], axis=-1).astype(np.float32)
 
 
 def _spread(values: np.ndarray) -> float:
