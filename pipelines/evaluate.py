@@ -5,6 +5,7 @@ Works on a scores folder of ours and on any table of predictions, so it serves p
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from atlas_path.progress import progress
@@ -79,7 +80,7 @@ def _assemble(
     options: EvaluateOptions,
 ) -> Metrics:
     files = [*predictions.files, *(reference.files if reference else []), *results.files]
-    intended = options.intended_use or (predictions.info.intended_use if predictions.info else NO_USE_STATED)
+    intended = options.intended_use or stated_use(predictions)
     metrics = Metrics(
         title=options.title,
         task=task.name,
@@ -88,7 +89,7 @@ def _assemble(
         intended_use=intended,
         primary=results.primary or Primary(name="none", number=Number(value=None)),
         faults=cases.ledger.faults,
-        flow=flow(cases, results.evaluated, image_failures(_failure_files(predictions, options))),
+        flow=flow(cases, results.evaluated, image_failures(_failure_files(predictions, reference, options))),
         binary=results.binary,
         classes=results.classes,
         regression=results.regression,
@@ -104,6 +105,22 @@ def _assemble(
     return metrics
 
 
-def _failure_files(predictions: Predictions, options: EvaluateOptions) -> list[Path]:
+def stated_use(predictions: Predictions) -> str:
+    """The intended use in the model file that `scores.json` points to, else what the scores say."""
+    if predictions.info is None or predictions.folder is None:
+        return NO_USE_STATED
+    model = predictions.folder / predictions.info.model_path / "model.json"
+    try:
+        stated = json.loads(model.read_text(encoding="utf-8")).get("intended_use")
+    except (OSError, ValueError):
+        stated = None  # the model was moved; the scores still carry the general notice
+    return str(stated or predictions.info.intended_use)
+
+
+def _failure_files(
+    predictions: Predictions, reference: CohortTable | None, options: EvaluateOptions
+) -> list[Path]:
+    """The lists named by the user, those beside the cohort and its stores, and that of the scores folder."""
     own = predictions.folder / "failures.csv" if predictions.folder else None
-    return [*options.failures, *([own] if own is not None and own.is_file() else [])]
+    found = reference.failures if reference else []
+    return [*options.failures, *found, *([own] if own is not None and own.is_file() else [])]

@@ -34,6 +34,7 @@ from pipelines.evaluate_points import judge_point
 
 MOST_CURVE_POINTS = 400
 HISTOGRAM_BINS = 20
+LEAST_SPREAD = 0.1  # log odds; below, all cases get the same probability and a slope means nothing
 FIXED: tuple[tuple[Literal["sensitivity", "specificity"], float], ...] = (
     ("specificity", 0.90),
     ("specificity", 0.95),
@@ -199,7 +200,7 @@ def _sample_size(outcome: Outcome, result: BinaryResult, options: EvaluateOption
     rows = []
     auroc = result.auroc.value
     if auroc is not None:
-        assumed = float(np.clip(auroc, 0.5, 0.99))
+        assumed = float(np.clip(auroc, 0.5, 0.95))
         needed = samplesize.n_for_auroc(assumed, share, half)
         rows.append(row("AUROC", result.auroc, assumed, half, needed, "Newcombe variance (Riley 2021)"))
     if result.calibration is not None:
@@ -214,7 +215,7 @@ def _sample_size(outcome: Outcome, result: BinaryResult, options: EvaluateOption
                 "standard error of ln(O/E) 0.1 (Riley 2021)",
             )
         )
-        if np.ptp(outcome.prob) > 0:
+        if np.std(calibration.logit(outcome.prob)) > LEAST_SPREAD:
             needed = samplesize.n_for_slope(outcome.prob, 0.1)
             rows.append(
                 row(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -13,6 +12,8 @@ from atlas_path.results import safe_name
 from pipelines.evaluate_inputs import Predictions, read_text_table
 from pipelines.evaluate_options import EvaluateOptions
 from pipelines.evaluate_outcomes import Outcome
+
+MOST_OVERLAYS = 4
 
 
 def galleries(
@@ -42,33 +43,39 @@ def galleries(
     return made
 
 
-def find_overlays(predictions: Predictions, options: EvaluateOptions) -> dict[str, Path]:
-    """Case id -> overlay, from `heatmaps.csv` or from files named after the case."""
+def find_overlays(predictions: Predictions, options: EvaluateOptions) -> dict[str, list[Path]]:
+    """Case id -> overlays of its images, by `images.csv` of the scores, or named after the case."""
     folder = options.heatmaps
     if folder is None and predictions.folder is not None:
         folder = predictions.folder / "heatmaps"
     if folder is None or not folder.is_dir():
         return {}
-    found: dict[str, Path] = {}
-    listing = folder / "heatmaps.csv"
-    if listing.is_file() and listing.stat().st_size > 1 and len(listing.read_text().splitlines()) > 1:
+    found: dict[str, list[Path]] = {}
+    listing = predictions.folder / "images.csv" if predictions.folder else None
+    if listing is not None and listing.is_file():
         for row in read_text_table(listing).to_dict("records"):
-            picture = folder / str(row.get("overlay") or "missing")
+            picture = folder / f"{row.get('image_id')}.png"
             if picture.is_file():
-                found.setdefault(str(row.get("case_id")), picture)
+                found.setdefault(str(row.get("case_id")), []).append(picture)
     for picture in sorted(folder.glob("*.png")):
-        found.setdefault(picture.stem, picture)
+        found.setdefault(picture.stem, [picture])
     return found
 
 
-def _item(outcome: Outcome, row: int, positive: bool, overlays: dict[str, Path], out: Path) -> GalleryItem:
+def _item(
+    outcome: Outcome, row: int, positive: bool, overlays: dict[str, list[Path]], out: Path
+) -> GalleryItem:
     case_id = str(outcome.table["case_id"].iloc[row])
-    source, name, note = overlays.get(case_id), None, ""
-    if source is not None:
+    sources, name, note = overlays.get(case_id, []), None, ""
+    if sources:
         name = f"{safe_name(case_id)}.jpg"
         try:
-            shrink(source, out / FOLDER / name)
+            shrink(sources[:MOST_OVERLAYS], out / FOLDER / name)
         except OSError as error:
             name, note = None, f"overlay unreadable ({type(error).__name__})"
-    said: dict[str, Any] = {"label": outcome.title if positive else outcome.other_title}
-    return GalleryItem(case_id=case_id, probability=float(outcome.prob[row]), image=name, note=note, **said)
+        if len(sources) > MOST_OVERLAYS:
+            note = f"{MOST_OVERLAYS} of {len(sources)} images shown"
+    label = outcome.title if positive else outcome.other_title
+    return GalleryItem(
+        case_id=case_id, probability=float(outcome.prob[row]), label=label, image=name, note=note
+    )

@@ -61,6 +61,8 @@ class CohortTable:
     files: list[Path]
     images: bool
     """Whether rows are images (else cases)."""
+    failures: list[Path] = field(default_factory=list)
+    """Lists of images that earlier stages left out, found beside the cohort and its stores."""
 
 
 def read_any_predictions(path: Path) -> Predictions:
@@ -113,6 +115,7 @@ def read_any_cohort(path: Path) -> CohortTable:
         CohortError, ConfigError: the file cannot be read, or names no cases.
     """
     task, files, columns = TaskFacts(), [path], {}
+    failures: list[Path] = []
     if path.suffix.lower() in (".yaml", ".yml"):
         from atlas_path.config import load_train_config
 
@@ -126,6 +129,10 @@ def read_any_cohort(path: Path) -> CohortTable:
         columns = {} if lock.is_file() else config.columns
         path = lock if lock.is_file() else config.cohort
         files.append(path)
+        beside = [config.cohort.parent / "exclusions.csv"]
+        if config.data.stores is not None:
+            beside.append(config.data.stores / "failures.csv")
+        failures = [file for file in beside if file.is_file()]
     elif path.is_dir() and (path / "cohort.lock.csv").is_file():
         path = path / "cohort.lock.csv"
         files = [path]
@@ -146,7 +153,7 @@ def read_any_cohort(path: Path) -> CohortTable:
                 path, "no column names the cases", f"the columns are: {', '.join(table.columns)}"
             )
         table["case_id"] = table["image_id"]
-    return CohortTable(table, task, files, has_images)
+    return CohortTable(table, task, files, has_images, failures)
 
 
 def read_text_table(path: Path) -> pd.DataFrame:

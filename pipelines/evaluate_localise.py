@@ -26,7 +26,7 @@ from pipelines.evaluate_cases import CaseTable
 from pipelines.evaluate_inputs import Predictions, read_text_table, rename_columns
 from pipelines.evaluate_options import EvaluateOptions
 from pipelines.evaluate_outcomes import numbers
-from pipelines.evaluate_truth import Raster, Truth, read_truth
+from pipelines.evaluate_truth import Points, Raster, Truth, read_truth
 
 SMOOTH_UM = 75.0
 APART_UM = 150.0
@@ -175,9 +175,11 @@ def _from_maps(truth: Truth, predictions: Predictions, cases: CaseTable) -> tupl
         token_y0, token_x0 = frame.to_slide_px(
             (row_NT[inside] + 0.5) * TOKEN_PX, (col_NT[inside] + 0.5) * TOKEN_PX
         )
+        bounds = np.array([frame.bounds_x0, frame.bounds_y0]) if truth.from_qupath else np.zeros(2)
+        outlines = [outline + bounds for outline in truth.of(stored.info.image_id)]
         findings.append(
             _judge(
-                truth, stored.info.image_id, patients[stored.info.case_id], raster, score, x0, y0,
+                outlines, stored.info.image_id, patients[stored.info.case_id], raster, score, x0, y0,
                 np.asarray(token_x0), np.asarray(token_y0),
             )
         )  # fmt: skip
@@ -206,10 +208,9 @@ def peaks(
 
 
 def _judge(
-    truth: Truth, image_id: str, patient: str, raster: Raster, score: Floats, x0: Floats, y0: Floats,
-    token_x0: Floats, token_y0: Floats,
+    outlines: list[Points], image_id: str, patient: str, raster: Raster, score: Floats, x0: Floats,
+    y0: Floats,    token_x0: Floats, token_y0: Floats,
 ) -> ImageFinding:  # fmt: skip
-    outlines = truth.of(image_id)
     if not outlines:
         return ImageFinding(image_id, patient, froc.judge(None, score, y0, x0), None, None)
     lesions = raster.lesions(outlines)
@@ -256,7 +257,7 @@ def _from_table(truth: Truth, cases: CaseTable, options: EvaluateOptions) -> lis
         grid_y, grid_x = np.mgrid[0 : raster.height, 0 : raster.width]
         findings.append(
             _judge(
-                truth, image_id, patient, raster, score, x, y,
+                truth.of(image_id), image_id, patient, raster, score, x, y,
                 (grid_x.ravel() + 0.5) * raster.mpp / mpp, (grid_y.ravel() + 0.5) * raster.mpp / mpp,
             )
         )  # fmt: skip

@@ -94,7 +94,9 @@ def resolve_task(
             f"no column {', '.join(absent)}",
             f"use --label (or --time, --event); columns: {', '.join(columns)}",
         )
-    name = _first(f.name for f in known if f.name != "outcome") or (labels[0] if labels else "outcome")
+    name = _first(f.name for f in known if f.name not in ("outcome", "task")) or (
+        labels[0] if labels else "outcome"
+    )
     return TaskFacts(kind, name, classes, labels, time, event)
 
 

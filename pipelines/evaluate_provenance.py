@@ -68,7 +68,7 @@ def _plain(value: Any) -> Any:
 def image_failures(paths: Iterable[Path]) -> Counter[str]:
     """Reasons of images that did not get through, from failures.csv or manifest.csv files."""
     reasons: Counter[str] = Counter()
-    seen: set[tuple[str, str]] = set()
+    seen: set[str] = set()
     for path in paths:
         if path.stat().st_size == 0 or len(path.read_text(encoding="utf-8").strip().splitlines()) < 2:
             continue
@@ -76,9 +76,9 @@ def image_failures(paths: Iterable[Path]) -> Counter[str]:
         for row in table.to_dict("records"):
             status, reason = str(row.get("status", "failed")), str(row.get("reason", ""))
             name = str(row.get("image_id") or row.get("case_id") or row.get("path") or "")
-            if status.lower() in OK_STATUSES or (name, reason) in seen:
+            if status.lower() in OK_STATUSES or (name and name in seen):
                 continue
-            seen.add((name, reason))
+            seen.add(name)
             reasons[reason or status] += 1
     return reasons
 
@@ -88,14 +88,8 @@ def flow(cases: CaseTable, evaluated: pd.DataFrame, failures: Counter[str]) -> l
     whole, part = cases.all_cases, cases.in_split
     steps = [_step("In the cohort", whole, cases.has_images)]
     if failures:
-        n_failed = sum(failures.values())
-        images = steps[0].images
-        top = FlowStep(
-            label="Images given", images=None if images is None else images, excluded=dict(failures)
-        )
-        top.excluded_unit = "images"
-        top.label = f"Images given to the pipeline ({n_failed} could not be used)"
-        steps.insert(0, top)
+        lost = FlowStep(label="Images given to the pipeline", excluded=dict(failures), excluded_unit="images")
+        steps.insert(0, lost)
     if cases.split != "all":
         steps[-1].excluded = {f"in another split than '{cases.split}'": len(whole) - len(part)}
         steps.append(_step(f"In split '{cases.split}'", part, cases.has_images))

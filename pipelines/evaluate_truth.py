@@ -24,7 +24,10 @@ Points = NDArray[np.float64]
 CIRCLE_VERTICES = 48
 MASK_UM = 8.0  # close to CAMELYON's level 5: 7.8 um a pixel
 LARGEST_MASK_PX = 4096
-GEOMETRY = {"radius": ("r",), "width": ("w",), "height": ("h",)}
+GEOMETRY = {
+    "x": ("x_px",), "y": ("y_px",), "radius": ("radius_px", "r"), "width": ("width_px", "w"),
+    "height": ("height_px", "h"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,8 @@ class Truth:
 
     outlines: dict[str, list[Points]]
     source: Path
+    from_qupath: bool = False
+    """GeoJSON counts from the scanned area (QuPath's frame), CSV from the corner of level 0."""
 
     def of(self, image_id: str) -> list[Points]:
         """Outlines of an image; its id may be written with or without the folder."""
@@ -49,6 +54,8 @@ class Truth:
 def read_truth(path: Path) -> Truth:
     """Read a CSV of boxes (x, y, width, height: top-left) or circles (x, y, radius), or a folder of GeoJSON.
 
+    Rows of a CSV whose column `malignant` says 0 are not lesions to be found.
+
     Raises:
         UsageError: no such file, unknown columns, or a number that is none.
     """
@@ -56,9 +63,9 @@ def read_truth(path: Path) -> Truth:
         files = sorted(path.glob("*.geojson"))
         if not files:
             raise UsageError(path, "holds no .geojson files", "name them <image_id>.geojson")
-        return Truth({file.stem: geojson_outlines(file) for file in files}, path)
+        return Truth({file.stem: geojson_outlines(file) for file in files}, path, from_qupath=True)
     if path.suffix.lower() in (".geojson", ".json"):
-        return Truth({path.stem: geojson_outlines(path)}, path)
+        return Truth({path.stem: geojson_outlines(path)}, path, from_qupath=True)
     if not path.is_file():
         raise UsageError(path, "no such file", "give a CSV of lesions or a folder of GeoJSON files")
     table = rename_columns(read_text_table(path), {**ALIASES, **GEOMETRY})
@@ -78,7 +85,10 @@ def read_truth(path: Path) -> Truth:
             path, f"row {int(np.flatnonzero(bad)[0]) + 2} has no usable geometry", "write plain numbers"
         )
     outlines: dict[str, list[Points]] = {}
+    benign = table["malignant"].isin(["0", "0.0", "False"]) if "malignant" in table.columns else None
     for k, image_id in enumerate(table["image_id"]):
+        if benign is not None and benign[k]:
+            continue
         values = {name: float(column[k]) for name, column in geometry.items()}
         outlines.setdefault(str(image_id), []).append(_rectangle(values) if box else _circle(values))
     return Truth(outlines, path)

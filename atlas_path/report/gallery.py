@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 from atlas_path.report.html import esc, paragraph
@@ -14,19 +15,35 @@ LONGEST_PX = 720
 QUALITY = 82
 
 
-def shrink(source: Path, target: Path) -> None:
-    """Write a copy of a picture as JPEG, at most 720 px long, without any metadata.
+def shrink(sources: Sequence[Path], target: Path) -> None:
+    """Write one to four pictures side by side (two a row) as a JPEG at most 720 px wide, without metadata.
 
     Raises:
-        OSError: the picture cannot be read.
+        OSError: a picture cannot be read.
     """
     from PIL import Image
 
-    with Image.open(source) as picture:
-        small = picture.convert("RGB")
-        small.thumbnail((LONGEST_PX, LONGEST_PX))
-        buffer = io.BytesIO()
-        small.save(buffer, "JPEG", quality=QUALITY)
+    columns = min(2, len(sources))
+    side = LONGEST_PX // columns
+    small = []
+    for source in sources:
+        with Image.open(source) as picture:
+            copy = picture.convert("RGB")
+        copy.thumbnail((side, side))
+        small.append(copy)
+    rows = [small[k : k + columns] for k in range(0, len(small), columns)]
+    heights = [max(picture.height for picture in row) for row in rows]
+    width = max(sum(picture.width for picture in row) for row in rows)
+    sheet = Image.new("RGB", (width, sum(heights)), "white")
+    top = 0
+    for row, height in zip(rows, heights, strict=True):
+        left = 0
+        for picture in row:
+            sheet.paste(picture, (left, top))
+            left += picture.width
+        top += height
+    buffer = io.BytesIO()
+    sheet.save(buffer, "JPEG", quality=QUALITY)
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(buffer.getvalue())
 

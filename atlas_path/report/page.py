@@ -77,6 +77,9 @@ def _top(metrics: Metrics) -> str:
         for fault in metrics.faults
         if fault.code in ("patient_in_two_splits", "training_case", "prob_outside", "duplicate_conflict")
     ]
+    parts += [
+        paragraph(words.small_study(found), "warn") for found in metrics.binary if words.is_small(found)
+    ]
     for outcome in metrics.binary:
         parts += [
             paragraph(s.warning[:1].upper() + s.warning[1:] + ".", "warn")

@@ -258,7 +258,8 @@ def _verdict(found: Shortcut) -> str:
 def _sample_size(result: BinaryResult) -> str:
     rows = [
         (
-            s.quantity, "none" if s.half_width_reached is None else f"± {s.half_width_reached:.3f}",
+            s.quantity, f"{s.assumed:.2f}",
+            "none" if s.half_width_reached is None else f"± {s.half_width_reached:.3f}",
             f"± {s.half_width_target:g}", f"{s.n_needed:,}", f"{s.n_here:,}", s.formula,
         )
         for s in result.sample_size
@@ -268,8 +269,8 @@ def _sample_size(result: BinaryResult) -> str:
         "precision would "
         "take. Several cases a patient count for less, so more would be needed."
     )
-    header = ("quantity", "reached here", "target", "cases needed", "cases here", "formula")
-    return html.paragraph(text) + html.table(header, rows, numeric=(1, 2, 3, 4))
+    header = ("quantity", "assumed", "reached here", "target", "cases needed", "cases here", "formula")
+    return html.paragraph(text) + html.table(header, rows, numeric=(1, 2, 3, 4, 5))
 
 
 def _keep(plots: list[Plot], plot: Plot) -> Plot:

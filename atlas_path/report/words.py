@@ -7,6 +7,23 @@ from atlas_path.report.schema_base import Number
 from atlas_path.report.schema_binary import BinaryResult, CalibrationResult, OperatingPoint, SubgroupTable
 
 WIDE_AUROC = 0.2
+SMALL_STUDY_PATIENTS = 30
+SMALL_STUDY_CLASS = 10
+
+
+def is_small(result: BinaryResult) -> bool:
+    """Whether a study is too small for its point estimates to be quoted alone."""
+    least = min(result.n_positive, result.n_negative)
+    return result.n_patients < SMALL_STUDY_PATIENTS or least < SMALL_STUDY_CLASS
+
+
+def small_study(result: BinaryResult) -> str:
+    """The warning of a small study."""
+    return (
+        f"A small study: {result.n_patients} patients, {result.n_positive} cases with and "
+        f"{result.n_negative} without "
+        f"'{result.outcome}'. Read the intervals, not the point estimates."
+    )
 
 
 def ranking_sentence(result: BinaryResult) -> str:

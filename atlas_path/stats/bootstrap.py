@@ -16,6 +16,7 @@ from atlas_path.stats.intervals import LEVEL, Estimate, Floats, clusters, percen
 
 BATCH_CELLS = 4_000_000  # rows x resamples held at once: 32 MB
 FEW_PATIENTS = 20
+LEAST_PATIENTS = 10  # below, resampled patients repeat too often to show how others would differ
 
 Statistic = Callable[[Floats], Floats]
 """(B, n) weights of the rows -> (B,) values, NaN where a resample does not allow it."""
@@ -105,6 +106,9 @@ def estimate(
     value = float(statistic(np.ones((1, cluster.size)))[0])
     if not np.isfinite(value):
         return unknown(cluster.size, n_patients, "the statistic is not defined on these rows")
+    if n_patients < LEAST_PATIENTS:
+        nan, why = float("nan"), f"{n_patients} patients are too few for an interval"
+        return Estimate(value, nan, nan, cluster.size, n_patients, "no interval", level, why)
     replicates = replicate(statistic, patients, n_resamples, seed)
     freedom = n_patients - 1 if df is None else df
     if scale == "bca":

@@ -118,7 +118,7 @@ def calibrate_estimates(
 
     slope = make(lambda w: fit_slope(label, log_odds, w)[:, 1], "bca")
     if both and not slope.known:
-        slope = slope.with_note("the classes separate completely: the slope has no finite value")
+        slope = unknown(label.size, n_patients, "the classes separate completely: no finite slope")
     ece = make(lambda w: expected_calibration_error(label, prob, w, n_bins), "bca", needs_both=False)
     return Calibration(
         intercept=make(lambda w: fit_intercept(label, log_odds, w), "identity"),

@@ -48,10 +48,10 @@ def auroc_estimate(
         low, high = newcombe_auroc(value, n_positive, n_negative, level)
         method = "Newcombe method 5 at the number of patients (perfect separation)"
         return Estimate(value, low, high, label.size, n_patients, method, level)
-    if min(n_positive, n_negative) < 2:
+    if min(n_positive, n_negative) < 2 or n_patients < bootstrap.LEAST_PATIENTS:
         low, high = newcombe_auroc(value, n_positive, n_negative, level)
-        return Estimate(value, low, high, label.size, n_patients, "Newcombe method 5", level,
-                        "one class has a single patient: the interval is a guess")  # fmt: skip
+        method, why = "Newcombe method 5 at the number of patients", f"only {n_patients} patients"
+        return Estimate(value, low, high, label.size, n_patients, method, level, why)
     if n_patients == label.size:
         variance = float(delong.covariance(delong.placements(label, score))[0, 0])
         low, high, method = delong.interval(value, variance, n_positive, n_negative, level)

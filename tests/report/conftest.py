@@ -92,3 +92,10 @@ def new_table() -> Callable[..., pd.DataFrame]:
 def new_scores() -> Callable[..., Path]:
     """Writes further scores folders."""
     return write_scores
+
+
+@pytest.fixture(scope="module")
+def module_scores(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame]:
+    """A scores folder for tests that only read, and its cases."""
+    table = make_table()
+    return write_scores(tmp_path_factory.mktemp("study") / "scores", table), table

@@ -11,10 +11,11 @@ import pytest
 from PIL import Image
 from sklearn.metrics import cohen_kappa_score, r2_score, roc_auc_score
 
+from atlas_path.report.gallery import gallery_html
 from atlas_path.report.page import render
 from atlas_path.report.schema import Metrics
 from atlas_path.stats import delong
-from pipelines.evaluate import EvaluateOptions, compute, evaluate
+from pipelines.evaluate import EvaluateOptions, compute
 
 FAST = EvaluateOptions(resamples=200)
 
@@ -186,23 +187,18 @@ def test_galleries_show_the_worst_errors_with_their_overlays(
     missed = test[(test["prob"] < 0.5) & (test["label"] == 1)].sort_values("prob")
     overlays = scores / "heatmaps"
     overlays.mkdir()
-    Image.new("RGB", (1600, 900), (200, 150, 180)).save(overlays / "picture.png")
-    pd.DataFrame(
-        {
-            "image_id": ["picture"],
-            "case_id": [wrong["case_id"].iloc[0]],
-            "status": ["done"],
-            "overlay": ["picture.png"],
-        }
-    ).to_csv(overlays / "heatmaps.csv", index=False)
+    for name in ("left", "right"):
+        Image.new("RGB", (1600, 900), (200, 150, 180)).save(overlays / f"{name}.png")
+    shown_case = wrong["case_id"].iloc[0]
+    images = pd.DataFrame({"image_id": ["left", "right"], "case_id": [shown_case, shown_case]})
+    images.to_csv(scores / "images.csv", index=False)
     (overlays / f"{wrong['case_id'].iloc[1]}.png").write_bytes(b"not a picture")
-    report = evaluate(scores, tmp_path / "cohort.csv", tmp_path / "report", FAST)
-    metrics = Metrics.model_validate_json(report.with_name("metrics.json").read_text())
+    metrics = compute(scores, tmp_path / "cohort.csv", tmp_path / "report", FAST)
     positives, negatives = metrics.galleries
     assert [item.case_id for item in positives.items] == wrong["case_id"].head(6).tolist()
     assert [item.case_id for item in negatives.items] == missed["case_id"].head(6).tolist()
     shown = tmp_path / "report" / "gallery" / str(positives.items[0].image)
-    assert Image.open(shown).size == (720, 405)
+    assert Image.open(shown).size == (720, 203)  # two images of one case side by side
     assert positives.items[1].image is None
     assert "unreadable" in positives.items[1].note
-    assert "data:image/jpeg;base64," in report.read_text()
+    assert "data:image/jpeg;base64," in gallery_html(positives, tmp_path / "report")
