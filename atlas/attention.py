@@ -13,8 +13,9 @@ window, J keys of all windows that are read, d channels of a head, D = H * d, k 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import torch
@@ -35,6 +36,20 @@ class Runtime:
     """Windows that go through the stem together where no graph is kept, plus those around them."""
     checkpoint: bool = False
     """Recompute every chunk in the backward pass instead of keeping its activations."""
+    compile: bool = False
+    """Run the projections and MLPs through torch.compile with a dynamic number of windows."""
+
+    def call(self, method: Callable[..., Tensor], *args: object) -> Tensor:
+        """`method(*args)`, compiled if so set; all layers share one compilation."""
+        if not self.compile:
+            return method(*args)
+        return _compiled(method.__func__)(method.__self__, *args)  # type: ignore[attr-defined]
+
+
+@cache
+def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    compiled: Callable[..., Tensor] = torch.compile(function, dynamic=True)
+    return compiled
 
 
 @dataclass
@@ -45,11 +60,6 @@ class KeyValues:
     v_WHTd: Tensor
     valid_WT: Tensor | None
     """Which tokens exist; None when all do."""
-
-    def take(self, start: int, stop: int) -> KeyValues:
-        """The windows start..stop."""
-        valid = None if self.valid_WT is None else self.valid_WT[start:stop]
-        return KeyValues(self.k_WHTd[start:stop], self.v_WHTd[start:stop], valid)
 
 
 Ancestor = tuple[KeyValues, Tensor, bool]
@@ -106,12 +116,16 @@ def _gather(own: KeyValues, coarse: Sequence[Ancestor]) -> tuple[Tensor, Tensor,
     return torch.cat(ks, 2), torch.cat(vs, 2), torch.cat(filled, 1)
 
 
+Turn = tuple[Tensor, Tensor]
+"""cos (W, 1, T, 2 axes, 1, d/4) and signed sin (W, 1, T, 2 axes, 2, d/4) of every token."""
+
+
 class RotaryUm:
     """Rotary positions in micrometres, the same wavelengths at every scale.
 
     The first half of a head's channels turns with y, the second with x. A key of any scale at a distance of
-    r um turns by r / wavelength against the query, so a fine token knows exactly where in a coarser window
-    it lies, and only differences matter. (Su et al. 2021, RoFormer; the paper's Atlas has in-window
+    r um turns by 2 pi r / wavelength against the query, so a fine token knows exactly where in a coarser
+    window it lies, and only differences matter. (Su et al. 2021, RoFormer; the paper's Atlas has in-window
     positions only.)
     """
 
@@ -121,22 +135,24 @@ class RotaryUm:
         self.per_um = 2 * math.pi / (shortest_um * (longest_um / shortest_um) ** steps)
         self.k = k
 
-    def tables(self, origin_um_W2: Tensor, pitch_um_W2: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """cos and sin of every token, each (W, 1, T, 2 axes, d/4); angles in float64: they grow large."""
+    def tables(self, origin_um_W2: Tensor, pitch_um_W2: Tensor, dtype: torch.dtype) -> Turn:
+        """cos and sin of every token; angles in float64, they grow to thousands of radians."""
         centre_k = torch.arange(self.k, device=origin_um_W2.device, dtype=torch.float64) + 0.5
         um_W2k = origin_um_W2[:, :, None] + centre_k * pitch_um_W2[:, :, None]
         angle_W2kf = um_W2k[..., None] * self.per_um.to(um_W2k.device)
+        cos, sin = angle_W2kf.cos().to(dtype), angle_W2kf.sin().to(dtype)
+        return self._per_token(cos[..., None, :]), self._per_token(torch.stack([-sin, sin], -2))
 
-        def per_token(table_W2kf: Tensor) -> Tensor:
-            y_Wkkf = table_W2kf[:, 0, :, None].expand(-1, -1, self.k, -1)
-            x_Wkkf = table_W2kf[:, 1, None, :].expand(-1, self.k, -1, -1)
-            return torch.stack([y_Wkkf, x_Wkkf], 3).flatten(1, 2).unsqueeze(1)
+    def _per_token(self, table_W2k: Tensor) -> Tensor:
+        """(W, 2, k, ...) of rows and columns -> (W, 1, T, 2, ...)."""
+        w, _, k, *rest = table_W2k.shape
+        y, x = table_W2k[:, 0, :, None], table_W2k[:, 1, None]
+        return torch.stack([t.expand(w, k, k, *rest) for t in (y, x)], 3).flatten(1, 2).unsqueeze(1)
 
-        return per_token(angle_W2kf.cos().to(dtype)), per_token(angle_W2kf.sin().to(dtype))
 
-    @staticmethod
-    def turn(x_WHTd: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
-        """Rotate the queries or keys of whole windows."""
-        cos, sin = tables
-        even, odd = x_WHTd.unflatten(-1, (2, 2, cos.shape[-1])).unbind(-2)  # axis, (even, odd), frequency
-        return torch.stack([even * cos - odd * sin, even * sin + odd * cos], -2).flatten(3)
+def turned(x_WHTd: Tensor, turn: Turn) -> Tensor:
+    """Rotate the queries or keys of whole windows, in at least float32."""
+    cos, sin = turn
+    pairs = x_WHTd.unflatten(-1, (2, 2, cos.shape[-1])).to(cos.dtype)  # axis, (even, odd), frequency
+    rotated: Tensor = torch.addcmul(pairs * cos, pairs.flip(-2), sin)
+    return rotated.flatten(3).to(x_WHTd.dtype)

@@ -18,9 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from atlas.attention import Ancestor, KeyValues, RotaryUm, Runtime, attend
+from atlas.attention import Ancestor, KeyValues, RotaryUm, Runtime, Turn, attend, turned
 from atlas.config import AtlasConfig
 from atlas.layout import Scale
+
+Drop = tuple[Tensor, Tensor]
+"""Stochastic-depth factors (W,) of the attention and the MLP branch."""
 
 
 class ScaleLayer(nn.Module):
@@ -51,29 +54,31 @@ class ScaleLayer(nn.Module):
         position_TD: Tensor = self.position(grid.flatten(0, 1))
         return position_TD
 
-    def queries(self, x_WTD: Tensor, scale: Scale) -> Tensor:
+    def tables(self, scale: Scale, dtype: torch.dtype) -> Turn | None:
+        """cos and sin of the rotary positions of the windows of `scale`; None without rotary positions."""
+        if self.rotary is None:
+            return None
+        return self.rotary.tables(
+            scale.origin_um_W2, scale.pitch_um_W2, torch.promote_types(dtype, torch.float32)
+        )
+
+    def queries(self, x_WTD: Tensor, turn: Turn | None) -> Tensor:
         """(W, H, T, d), rotated."""
-        return self._turn(self.q(self.norm_q(x_WTD)).unflatten(-1, (self.heads, -1)).transpose(1, 2), scale)
+        q_WHTd: Tensor = self.q(self.norm_q(x_WTD)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return q_WHTd if turn is None else turned(q_WHTd, turn)
 
-    def key_values(self, x_WTD: Tensor, scale: Scale) -> KeyValues:
-        """Keys (rotated) and values of the tokens as they are now."""
-        kv = self.kv(self.norm_kv(x_WTD)).unflatten(-1, (2, self.heads, -1))
-        k_WHTd, v_WHTd = kv.permute(2, 0, 3, 1, 4)
-        return KeyValues(self._turn(k_WHTd, scale), v_WHTd, None if scale.all_valid else scale.valid_WT)
+    def keys_values(self, x_WTD: Tensor, turn: Turn | None) -> Tensor:
+        """Keys (rotated) and values of the tokens as they are now, (W, 2, H, T, d)."""
+        kv_WT2Hd = self.kv(self.norm_kv(x_WTD)).unflatten(-1, (2, self.heads, -1))
+        k_WHTd, v_WHTd = kv_WT2Hd.transpose(1, 3).unbind(2)
+        return torch.stack([k_WHTd if turn is None else turned(k_WHTd, turn), v_WHTd], 1)
 
-    def add_attended(self, x_WTD: Tensor, attended_WTD: Tensor, drop: tuple[Tensor, Tensor] | None) -> Tensor:
+    def add_attended(self, x_WTD: Tensor, attended_WTD: Tensor, drop: Drop | None = None) -> Tensor:
         """Residual update with what attention read, then the MLP."""
         x_WTD = x_WTD + _drop(self.out(attended_WTD), drop, 0)
         return x_WTD + _drop(self.mlp(self.norm_mlp(x_WTD)), drop, 1)
 
-    def _turn(self, x_WHTd: Tensor, scale: Scale) -> Tensor:
-        if self.rotary is None:
-            return x_WHTd
-        wide = torch.promote_types(x_WHTd.dtype, torch.float32)
-        tables = self.rotary.tables(scale.origin_um_W2, scale.pitch_um_W2, wide)
-        return self.rotary.turn(x_WHTd.to(wide), tables).to(x_WHTd.dtype)
-
-    def sample_drop(self, scale: Scale, n_cases: int) -> tuple[Tensor, Tensor] | None:
+    def sample_drop(self, scale: Scale, n_cases: int) -> Drop | None:
         """Factors (W,) for the attention and the MLP branch: 0 or 1 / keep, one draw per case."""
         if not self.training or self.drop_path == 0.0:
             return None
@@ -83,7 +88,7 @@ class ScaleLayer(nn.Module):
         return first, second
 
 
-def _drop(y_WTD: Tensor, drop: tuple[Tensor, Tensor] | None, branch: int) -> Tensor:
+def _drop(y_WTD: Tensor, drop: Drop | None, branch: int) -> Tensor:
     return y_WTD if drop is None else y_WTD * drop[branch][:, None, None].to(y_WTD.dtype)
 
 
@@ -118,58 +123,82 @@ class Block(nn.Module):
         xs = [x + la.position_TD(e) for x, la, e in zip(xs, layers, ctx.extent_k, strict=True)]
         drops = [la.sample_drop(sc, ctx.n_cases) for la, sc in zip(layers, ctx.scales, strict=True)]
         if self.bottom_up:
-            for fine in range(len(xs) - 1):
-                xs[fine + 1] = xs[fine + 1] + pool_up(
-                    xs[fine], ctx.scales[fine], len(xs[fine + 1]), self.s, ctx.runtime
-                )
-        kvs: dict[int, KeyValues] = {}
+            for i in range(len(xs) - 1):
+                xs[i + 1] = xs[i + 1] + pool_up(xs[i], ctx.scales[i], len(xs[i + 1]), self.s, ctx.runtime)
+        read_by_finer: dict[int, KeyValues] = {}
         for i in reversed(range(len(xs))):
-            xs[i] = self._read_down(xs[i], layers[i], ctx, i, kvs, drops[i])
+            xs[i] = self._read_down(xs[i], layers[i], drops[i], i, read_by_finer, ctx)
             if i:
-                kvs[i] = layers[i].key_values(xs[i], ctx.scales[i])
+                read_by_finer[i] = _keys_values(xs[i], layers[i], ctx.scales[i], ctx.runtime)
         if self.bottom_up:
             for i in range(1, len(xs)):
-                read = self._read_up(xs[i], xs[i - 1], layers[i], layers[i - 1], ctx, i)
-                xs[i] = layers[i].add_attended(xs[i], read, drops[i])
+                xs[i] = self._read_up(xs[i], xs[i - 1], layers[i], layers[i - 1], drops[i], i, ctx)
         return xs
 
     def _read_down(
-        self, x: Tensor, layer: ScaleLayer, ctx: BlockContext, i: int, kvs: dict[int, KeyValues],
-        drop: tuple[Tensor, Tensor] | None,
+        self, x_WTD: Tensor, layer: ScaleLayer, drop: Drop | None, i: int, above: dict[int, KeyValues],
+        ctx: BlockContext,
     ) -> Tensor:  # fmt: skip
-        """Every window of scale `i` attends to itself and to the windows above it."""
-        scale = ctx.scales[i]
+        """Every window of scale `i` attends to itself and to the windows above it, then the MLP."""
+        scale, runtime = ctx.scales[i], ctx.runtime
 
         def update(start: int, stop: int, x_wTD: Tensor) -> Tensor:
             part = scale.take(start, stop)
             coarse: list[Ancestor] = []
-            for up, index_W in enumerate(scale.ancestors):
+            for up, index_w in enumerate(part.ancestors):
                 n_reading = scale.n_with_ancestor[up]
                 if start < n_reading:
-                    coarse.append((kvs[i + 1 + up], index_W[start:stop], stop <= n_reading))
-            own = layer.key_values(x_wTD, part)
-            read = attend(layer.queries(x_wTD, part), own, coarse, ctx.runtime.backend)
-            return layer.add_attended(x_wTD, read, drop and (drop[0][start:stop], drop[1][start:stop]))
+                    coarse.append((above[i + 1 + up], index_w, stop <= n_reading))
+            turn = layer.tables(part, x_wTD.dtype)
+            own = _as_key_values(runtime.call(layer.keys_values, x_wTD, turn), part)
+            read = attend(runtime.call(layer.queries, x_wTD, turn), own, coarse, runtime.backend)
+            return runtime.call(layer.add_attended, x_wTD, read, _part(drop, start, stop))
 
-        return map_windows(update, x, ctx.runtime)
+        return map_windows(update, runtime, x_WTD)
 
     def _read_up(
-        self, x: Tensor, fine_x: Tensor, layer: ScaleLayer, fine_layer: ScaleLayer, ctx: BlockContext, i: int
-    ) -> Tensor:
-        """Each block of Q tokens of scale `i` attends to the window it covers; (W, T, D) of what was read."""
-        scale, fine, s, k = ctx.scales[i], ctx.scales[i - 1], self.s, layer.k
-        q_WHTd = layer.queries(x, scale)
-        blocks = to_blocks(q_WHTd.transpose(1, 2).flatten(2), s, k)
+        self, x_WTD: Tensor, fine_WTD: Tensor, layer: ScaleLayer, fine_layer: ScaleLayer, drop: Drop | None,
+        i: int, ctx: BlockContext,
+    ) -> Tensor:  # fmt: skip
+        """Each block of Q tokens of scale `i` attends to the window it covers, then the MLP."""
+        scale, fine, runtime, k = ctx.scales[i], ctx.scales[i - 1], ctx.runtime, layer.k
 
-        def read(start: int, stop: int, x_wTD: Tensor) -> Tensor:
+        def query(start: int, stop: int, x_wTD: Tensor) -> Tensor:
+            turn = layer.tables(scale.take(start, stop), x_wTD.dtype)
+            return runtime.call(layer.queries, x_wTD, turn).transpose(1, 2).flatten(2)
+
+        def read(start: int, stop: int, fine_wTD: Tensor) -> Tensor:
             part = fine.take(start, stop)
-            q_wQD = blocks.index_select(0, fine.slot_W[start:stop])
-            q_wHQd = q_wQD.unflatten(-1, (layer.heads, -1)).transpose(1, 2)
-            return attend(q_wHQd, fine_layer.key_values(x_wTD, part), (), ctx.runtime.backend)
+            q_wQD = blocks_CQD.index_select(0, part.slot_W)
+            turn = fine_layer.tables(part, fine_wTD.dtype)
+            own = _as_key_values(runtime.call(fine_layer.keys_values, fine_wTD, turn), part)
+            return attend(q_wQD.unflatten(-1, (layer.heads, -1)).transpose(1, 2), own, (), runtime.backend)
 
-        n = fine.n_parented
-        read_WQD = map_windows(read, fine_x[:n], ctx.runtime)
-        return from_blocks(read_WQD, fine.slot_W[:n], len(x), s, k)
+        def update(start: int, stop: int, x_wTD: Tensor, read_wTD: Tensor) -> Tensor:
+            return runtime.call(layer.add_attended, x_wTD, read_wTD, _part(drop, start, stop))
+
+        blocks_CQD = to_blocks(map_windows(query, runtime, x_WTD), self.s, k)
+        read_CQD = map_windows(read, runtime, fine_WTD[: fine.n_parented])
+        read_WTD = from_blocks(read_CQD, fine.slot_W[: fine.n_parented], len(x_WTD), self.s, k)
+        return map_windows(update, runtime, x_WTD, read_WTD)
+
+
+def _keys_values(x_WTD: Tensor, layer: ScaleLayer, scale: Scale, runtime: Runtime) -> KeyValues:
+    """Keys and values of all windows of a scale."""
+
+    def project(start: int, stop: int, x_wTD: Tensor) -> Tensor:
+        return runtime.call(layer.keys_values, x_wTD, layer.tables(scale.take(start, stop), x_wTD.dtype))
+
+    return _as_key_values(map_windows(project, runtime, x_WTD), scale)
+
+
+def _as_key_values(kv_W2HTd: Tensor, scale: Scale) -> KeyValues:
+    k_WHTd, v_WHTd = kv_W2HTd.unbind(1)
+    return KeyValues(k_WHTd, v_WHTd, None if scale.all_valid else scale.valid_WT)
+
+
+def _part(drop: Drop | None, start: int, stop: int) -> Drop | None:
+    return None if drop is None else (drop[0][start:stop], drop[1][start:stop])
 
 
 class BroadcastDown(nn.Module):
@@ -210,7 +239,7 @@ def pool_up(x_WTD: Tensor, scale: Scale, n_parents: int, s: int, runtime: Runtim
             pooled = torch.where(seen[..., None], pooled, 0.0)
         return pooled
 
-    return from_blocks(map_windows(pool, x_WTD[:n], runtime), scale.slot_W[:n], n_parents, s, k)
+    return from_blocks(map_windows(pool, runtime, x_WTD[:n]), scale.slot_W[:n], n_parents, s, k)
 
 
 def to_blocks(x_WTD: Tensor, s: int, k: int) -> Tensor:
@@ -229,19 +258,18 @@ def from_blocks(block_CQD: Tensor, slot_C: Tensor, n_windows: int, s: int, k: in
     return tokens
 
 
-def map_windows(fn: Callable[[int, int, Tensor], Tensor], x_WTD: Tensor, runtime: Runtime) -> Tensor:
-    """`fn(start, stop, x[start:stop])` over chunks of windows, checkpointed if the runtime says so."""
-    n, size = len(x_WTD), runtime.chunk_windows
-    keep_graph = runtime.checkpoint and torch.is_grad_enabled()
-    if n <= size and not keep_graph:
-        return fn(0, n, x_WTD)
+def map_windows(fn: Callable[..., Tensor], runtime: Runtime, *xs_W: Tensor) -> Tensor:
+    """`fn(start, stop, *(x[start:stop] for x in xs))` over chunks of windows, checkpointed if so set."""
+    n, recompute = len(xs_W[0]), runtime.checkpoint and torch.is_grad_enabled()
+    if n <= runtime.chunk_windows and not recompute:
+        return fn(0, n, *xs_W)
     parts, start = [], 0
-    for part in x_WTD.split(size):
-        stop = start + len(part)
-        if keep_graph:
-            y: Tensor = checkpoint(fn, start, stop, part, use_reentrant=False, preserve_rng_state=False)
+    for chunks in zip(*(x_W.split(runtime.chunk_windows) for x_W in xs_W), strict=True):
+        stop = start + len(chunks[0])
+        if recompute:
+            y: Tensor = checkpoint(fn, start, stop, *chunks, use_reentrant=False, preserve_rng_state=False)
         else:
-            y = fn(start, stop, part)
+            y = fn(start, stop, *chunks)
         parts.append(y)
         start = stop
     return torch.cat(parts)

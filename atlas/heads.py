@@ -90,16 +90,18 @@ class LocalEvidenceHead(nn.Module):
 
     def forward(self, inp: HeadInput, maps: bool) -> HeadOutput:
         assert inp.context_WTD is not None
-        scores_WTH = map_windows(lambda _a, _b, x: self._scores(x), inp.context_WTD, inp.runtime)
+        scores_WTH = map_windows(lambda _a, _b, x: self._scores(x), inp.runtime, inp.context_WTD)
         alpha_WTH = case_softmax(scores_WTH, inp.fine.valid_WT, inp.fine.case_W, inp.n_cases)
         sums_WE = map_windows(
-            lambda a, b, x: self._terms(x, alpha_WTH[a:b]).sum(1), inp.local_WTD, inp.runtime
+            lambda _a, _b, x, alpha: self._terms(x, alpha).sum(1), inp.runtime, inp.local_WTD, alpha_WTH
         )
         sums_BE = sums_WE.new_zeros(inp.n_cases, self.n_evidence).index_add(0, inp.fine.case_W, sums_WE)
         logits_BO = sums_BE + self.bias()
         if not maps:
             return HeadOutput(logits_BO, None, None)
-        terms_WTE = map_windows(lambda a, b, x: self._terms(x, alpha_WTH[a:b]), inp.local_WTD, inp.runtime)
+        terms_WTE = map_windows(
+            lambda _a, _b, x, alpha: self._terms(x, alpha), inp.runtime, inp.local_WTD, alpha_WTH
+        )
         return HeadOutput(logits_BO, terms_WTE.expand(-1, -1, self.n_outputs), alpha_WTH.mean(-1))
 
     def _scores(self, context_wTD: Tensor) -> Tensor:

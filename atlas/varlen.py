@@ -68,7 +68,7 @@ def _pack(kv: KeyValues) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _segments(at_W: Tensor, count_V: Tensor, n_q: int) -> Segments:
-    """Segments for windows that read the coarse windows `at_W` (sorted, -1 at the end where there is none)."""
+    """Segments for windows that read the coarse windows `at_W` (sorted; -1, at the end: none)."""
     reading = at_W[at_W >= 0]
     if bool((reading.diff() < 0).any()) or not bool((at_W[: len(reading)] >= 0).all()):
         raise ValueError("varlen attention needs windows in tree order with their true ancestors")

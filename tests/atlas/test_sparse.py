@@ -199,7 +199,7 @@ def test_fine_windows_know_where_they_are():
         swapped[a], swapped[b] = stem[b], stem[a]
         block = model.stages[0][0]
         before, after = (
-            block.layers[0].queries(x, tree.scales[0]) for x in (stem, swapped)
+            block.layers[0].queries(x, block.layers[0].tables(tree.scales[0], x.dtype)) for x in (stem, swapped)
         )  # fmt: skip
         return float((before[a] - after[b]).detach().abs().max())
 
