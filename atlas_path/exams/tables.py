@@ -79,7 +79,8 @@ def group_exams(
 def cohort_rows(exams: Sequence[Exam], unit: Unit = "exam") -> list[dict[str, Any]]:
     """Rows of a cohort table, one an image; per breast, a case is one side of an exam.
 
-    The column is `pixel_um`, not `mpp`, which would override what the file says. Labels named `<name>_left` and `<name>_right` become `<name>` of the breast.
+    The column is `pixel_um`, not `mpp`, which would override what the file says. Labels named `<name>_left`
+    and `<name>_right` become `<name>` of the breast.
     """
     rows: list[dict[str, Any]] = []
     for exam in exams:
