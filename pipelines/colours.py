@@ -16,6 +16,8 @@ LIGHTNESS, CHROMA = 0.62, 0.19
 HUE_FOR_DEG, HUE_AGAINST_DEG = 42.0, 255.0
 NEGLIGIBLE = 0.03
 """Below this share of the scale nothing is drawn."""
+INK = 0.88
+"""Full colour is not quite opaque: tissue has to show under the strongest evidence."""
 
 _OKLAB_TO_LMS = np.array(
     [
@@ -71,7 +73,7 @@ def paint(grey: NDArray[Any], share: NDArray[Any], dark: bool = False) -> NDArra
     if dark:
         picture = base * (1.0 - 0.7 * amount) + amount * hue * (0.7 + 0.3 * base)
     else:
-        picture = base * (1.0 - amount * (1.0 - hue))
+        picture = base * (1.0 - INK * amount * (1.0 - hue))
     return np.asarray(np.round(np.clip(picture, 0.0, 1.0) * 255.0), np.uint8)
 
 

@@ -207,7 +207,8 @@ def _load_member(path: Path, root: Path, device: torch.device) -> Member:
     try:
         model, info = load_model(path, device)
     except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
-        raise ModelError(path, f"cannot be loaded ({error})", "train it again or give another run") from error
+        fault = " ".join(str(error).split())[:200]
+        raise ModelError(path, f"cannot be loaded ({fault})", "train it again or give another run") from error
     for key in ("task", "mpp"):
         if key not in info:
             raise ModelError(path / "model.json", f"has no '{key}'", "give a run made by `atlas-path train`")

@@ -48,13 +48,13 @@ def _tested(check: Faithfulness | None) -> tuple[str, ...]:
     lines = []
     if check.deletion_map is not None:
         lines.append(
-            f"Without the windows it points at, support is {check.deletion_map:.2f} "
-            f"(random windows: {check.deletion_random:.2f}; all windows: {check.support:.2f})"
+            f"Without the windows that speak most for the call, its probability is {check.deletion_map:.2f} "
+            f"(without random ones {check.deletion_random:.2f}, with all {check.support:.2f})"
         )
     if check.insertion_map is not None:
         lines.append(
-            f"With only these windows, support is {check.insertion_map:.2f} "
-            f"(random windows: {check.insertion_random:.2f})"
+            f"With only these windows it is {check.insertion_map:.2f} "
+            f"(with only random ones {check.insertion_random:.2f})"
         )
     return tuple(lines)
 

@@ -73,7 +73,10 @@ def _words(content: Mapping[str, Any]) -> str:
         f"{content['images']} images, {content['failed']} not exported. Full colour is {scale['limit']:.3g} "
         f"{scale['unit']}, the same for all images. {RESEARCH_USE_ONLY}",
     ]
-    if check := content["faithfulness"]:
+    check = content["faithfulness"]
+    if check and not check["tested"]:
+        lines += ["", f"The maps were not tested: {check['why_not'] or 'time was short'}."]
+    elif check:
         lines += [
             "",
             "## Do the maps point at what the model used?",
