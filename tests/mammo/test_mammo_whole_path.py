@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,11 @@ def test_years_of_risk_as_hazards(tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert len(rows) == 6
     assert {row["status"] for row in rows} == {"done"}
+    survival = [name for name in rows[0] if name.startswith("survival_")]
+    assert len(survival) == 2
+    for row in rows:
+        free_of_cancer = [1.0, *(float(row[name]) for name in survival)]
+        assert all(later <= earlier for earlier, later in itertools.pairwise(free_of_cancer))
 
 
 def test_store_gives_brightness_by_rule_and_stored_values_without(tmp_path: Path) -> None:

@@ -104,11 +104,12 @@ def stored_values(frames: Frames, index: int) -> np.ndarray:
 
 
 def _clean(words: np.ndarray, layout: PixelLayout) -> np.ndarray:
-    values = words.astype(np.int32)
-    values = (values >> (layout.high_bit + 1 - layout.bits_stored)) & ((1 << layout.bits_stored) - 1)
+    values = words.astype(np.uint16)  # a copy; signed words keep their bits
+    values >>= np.uint16(layout.high_bit + 1 - layout.bits_stored)
+    values &= np.uint16((1 << layout.bits_stored) - 1)
     if layout.signed:  # two's complement -> offset binary: the order of grey values is kept
-        values ^= 1 << (layout.bits_stored - 1)
-    return values.astype(np.uint16)
+        values ^= np.uint16(1 << (layout.bits_stored - 1))
+    return values
 
 
 def _decode(raw: bytes, frames: Frames) -> np.ndarray:
@@ -162,11 +163,11 @@ def _run_lengths(raw: bytes, layout: PixelLayout) -> np.ndarray:
         raise ValueError("wrong number of segments")
     ends = [*header[2 : 1 + n_planes], len(raw)]
     n_px = layout.rows * layout.cols
-    value: np.ndarray = np.zeros(n_px, np.uint16)
-    for start, end in zip(header[1 : 1 + n_planes], ends, strict=True):
+    value = np.zeros((n_px, 2), np.uint8)  # little-endian words
+    for number, (start, end) in enumerate(zip(header[1 : 1 + n_planes], ends, strict=True)):
         plane = np.frombuffer(_unpack(raw[int(start) : int(end)], n_px), np.uint8)
-        value = (value << 8) | plane
-    return value.reshape(layout.rows, layout.cols)
+        value[:, n_planes - 1 - number] = plane
+    return value.view("<u2").reshape(layout.rows, layout.cols)
 
 
 def _unpack(segment: bytes, n_px: int) -> bytes:

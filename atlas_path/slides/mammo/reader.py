@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from atlas_path.slides.base import SlideReader, pyramid
 from atlas_path.slides.mammo.acquire import Acquired, acquire_dicom, acquire_film
 from atlas_path.slides.mammo.breast import Breast, find_breast
 from atlas_path.slides.mammo.errors import UnreadableMammogramError
-from atlas_path.slides.mammo.table import FILM_SUFFIXES, film_row
+from atlas_path.slides.mammo.table import FILM_SUFFIXES, FilmRow, film_row
 from atlas_path.slides.mammo_options import MammoOptions
 
 ATTRIBUTES_VERSION = 1
@@ -23,6 +25,18 @@ RANGE_PERCENTILES = (0.1, 99.9)
 FLAT_BLOCK_PX = 32
 MOST_FLAT_BLOCKS = 0.01
 CHEST_WALL_OF = {"L": "left", "R": "right"}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A decoded, masked and measured mammogram; shared between slides, so nobody may write to it."""
+
+    subject: str
+    pixels: np.ndarray
+    mpp: Mpp | None
+    mpp_source: str | None
+    breast: Breast
+    attributes: dict[str, Any]
 
 
 class MammogramSlide(SlideReader):
@@ -38,15 +52,11 @@ class MammogramSlide(SlideReader):
 
     def __init__(self, path: Path, mpp: Mpp | None = None, options: MammoOptions | None = None) -> None:
         super().__init__(path)
-        options = options or MammoOptions()
-        row = film_row(path, options.films)
-        if row is not None and path.suffix.lower() in FILM_SUFFIXES:
-            acquired = acquire_film(path, options, row)
-        else:
-            acquired = acquire_dicom(path, options, row)
-        self.subject = acquired.subject
-        self._pixels: np.ndarray | None = acquired.pixels
-        height, width, self.n_channels = acquired.pixels.shape
+        loaded = load(path, options or MammoOptions())
+        self.subject, self.breast = loaded.subject, loaded.breast
+        self._pixels: np.ndarray | None = loaded.pixels
+        self._attributes = loaded.attributes
+        height, width, self.n_channels = loaded.pixels.shape
         self.levels = pyramid([(height, width)])
         self.dtype = np.dtype(np.uint16)
         self.kind = "mono" if self.n_channels == 1 else "multichannel"
@@ -55,27 +65,10 @@ class MammogramSlide(SlideReader):
             if self.n_channels == 1
             else tuple(f"slice {i + 1}" for i in range(self.n_channels))
         )
-        self.vendor = acquired.attributes["manufacturer"]
-        self.compression = acquired.attributes["transfer_syntax"]
-        self.mpp, self.mpp_source = (mpp, "given") if mpp else (acquired.mpp, acquired.mpp_source)
-        pixel_sha256 = hashlib.sha256(np.ascontiguousarray(acquired.pixels).data).hexdigest()
-        projection = acquired.pixels[..., 0] if self.n_channels == 1 else np.max(acquired.pixels, axis=2)
-        self.breast = _checked_breast(projection, self.subject)
-        self._attributes = {
-            "version": ATTRIBUTES_VERSION,
-            **acquired.attributes,
-            "pixel_sha256": pixel_sha256,
-            **_measured(projection, acquired, self.breast),
-            "outside_breast": options.outside_breast,
-        }
-        self.notes = tuple(self._attributes["flags"])
-        if options.outside_breast == "mask":
-            kept = self.breast.kept_at(height, width)
-            if acquired.padding is not None:
-                kept &= ~acquired.padding
-            acquired.pixels[~kept] = 0
-        elif acquired.padding is not None:
-            acquired.pixels[acquired.padding] = 0
+        self.vendor = loaded.attributes["manufacturer"]
+        self.compression = loaded.attributes["transfer_syntax"]
+        self.mpp, self.mpp_source = (mpp, "given") if mpp else (loaded.mpp, loaded.mpp_source)
+        self.notes = tuple(loaded.attributes["flags"])
 
     def store_attributes(self) -> dict[str, Any]:
         """What a store may keep of the header: numbers, hashes and words of closed vocabularies only."""
@@ -94,13 +87,46 @@ class MammogramSlide(SlideReader):
         self._pixels = None
 
 
-def _checked_breast(projection: np.ndarray, subject: str) -> Breast:
+def load(path: Path, options: MammoOptions) -> Loaded:
+    """Decode, measure and mask; the last image of a process is kept, for stages open a file twice.
+
+    Raises: see `MammogramSlide`.
+    """
+    row = film_row(path, options.films)
+    try:
+        status = path.stat()
+    except OSError:
+        return _load(path, 0, 0, options, row)  # raises what is wrong
+    return _load(path.absolute(), status.st_mtime_ns, status.st_size, options, row)
+
+
+@lru_cache(maxsize=1)
+def _load(path: Path, _mtime_ns: int, _size: int, options: MammoOptions, row: FilmRow | None) -> Loaded:
+    if row is not None and path.suffix.lower() in FILM_SUFFIXES:
+        acquired = acquire_film(path, options, row)
+    else:
+        acquired = acquire_dicom(path, options, row)
+    pixels = acquired.pixels
+    height, width, n_channels = pixels.shape
+    pixel_sha256 = hashlib.sha256(np.ascontiguousarray(pixels).data).hexdigest()
+    projection = pixels[..., 0] if n_channels == 1 else np.max(pixels, axis=2)
     breast = find_breast(projection)
     if "flat" in breast.flags:
         raise UnreadableMammogramError(
-            subject, "is one flat grey (nothing was exposed or decoded)", "export it again", "flat"
+            acquired.subject, "is one flat grey (nothing was exposed or decoded)", "export it again", "flat"
         )
-    return breast
+    attributes = {
+        "version": ATTRIBUTES_VERSION,
+        **acquired.attributes,
+        "pixel_sha256": pixel_sha256,
+        **_measured(projection, acquired, breast),
+        "outside_breast": options.outside_breast,
+    }
+    kept = ~acquired.padding if acquired.padding is not None else np.ones((height, width), bool)
+    if options.outside_breast == "mask":
+        kept &= breast.kept_at(height, width)
+    pixels *= kept[..., None]
+    return Loaded(acquired.subject, pixels, acquired.mpp, acquired.mpp_source, breast, attributes)
 
 
 def _measured(projection: np.ndarray, acquired: Acquired, breast: Breast) -> dict[str, Any]:
@@ -108,8 +134,6 @@ def _measured(projection: np.ndarray, acquired: Acquired, breast: Breast) -> dic
     inside = breast.mask_at(*projection.shape)
     if acquired.padding is not None:
         inside &= ~acquired.padding
-    values = projection[inside]
-    low, high = (int(v) for v in np.percentile(values, RANGE_PERCENTILES)) if values.size else (0, 0)
     expected = CHEST_WALL_OF.get(acquired.attributes["laterality"] or "")
     flags = [*acquired.flags, *breast.flags]
     if breast.chest_wall and expected and breast.chest_wall != expected:
@@ -117,11 +141,20 @@ def _measured(projection: np.ndarray, acquired: Acquired, breast: Breast) -> dic
     if flat_block_share(projection, inside) > MOST_FLAT_BLOCKS:
         flags.append("flat_blocks")
     return {
-        "breast_range": [low, high],
+        "breast_range": list(value_range(projection[inside])),
         "breast_share": round(breast.area_share, 4),
         "chest_wall": breast.chest_wall,
         "flags": sorted(set(flags)),
     }
+
+
+def value_range(values: np.ndarray) -> tuple[int, int]:
+    """The 0.1 and 99.9 percentiles of uint16 values, from their histogram; (0, 0) of none."""
+    if not values.size:
+        return 0, 0
+    share = np.cumsum(np.bincount(values, minlength=1 << 16)) / values.size
+    low, high = (int(np.searchsorted(share, percent / 100)) for percent in RANGE_PERCENTILES)
+    return low, high
 
 
 def flat_block_share(image: np.ndarray, inside: np.ndarray, block_px: int = FLAT_BLOCK_PX) -> float:
