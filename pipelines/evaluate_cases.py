@@ -39,6 +39,12 @@ class Ledger:
             self.excluded[exclude] += len(names)
 
 
+def nothing_left(label_column: str, ledger: Ledger) -> str:
+    """Why no case can be evaluated, from the faults met on the way."""
+    met = "; ".join(f"{fault.what} ({fault.n})" for fault in ledger.faults)
+    return f"no case has both a label ('{label_column}') and a prediction" + (f": {met}" if met else "")
+
+
 @dataclass(frozen=True)
 class CaseTable:
     """Matched cases. `evaluated` and `tuning` share columns; `all_cases` is the cohort before exclusions."""

@@ -13,7 +13,7 @@ from atlas_path.report.schema_other import ClassesResult, RegressionResult
 from atlas_path.stats import agreement, bootstrap, discrimination
 from atlas_path.stats.intervals import Floats, clusters
 from atlas_path.stats.ranking import divide
-from pipelines.evaluate_cases import CaseTable, Ledger
+from pipelines.evaluate_cases import CaseTable, Ledger, nothing_left
 from pipelines.evaluate_inputs import TaskFacts
 from pipelines.evaluate_options import EvaluateOptions
 from pipelines.evaluate_outcomes import numbers, plain
@@ -82,9 +82,7 @@ def _usable(
     ledger.add("prob_missing", "a class probability is missing", "excluded", case[gone], "no probability")
     keep = (truth >= 0) & np.isfinite(prob).all(1)
     if not keep.any():
-        raise CohortError(
-            "the cohort", f"no case has both a label ('{label_column}') and a prediction", "see --label"
-        )
+        raise CohortError("the cohort", nothing_left(label_column, ledger), "see --label and --split")
     wrong = keep & ((prob < 0).any(1) | (prob > 1).any(1) | (np.abs(prob.sum(1) - 1) > SUM_TOLERANCE))
     ledger.add(
         "prob_outside", "class probabilities leave [0, 1] or do not sum to 1", "used as scores", case[wrong]

@@ -25,6 +25,7 @@ PREDICTION_ALIASES = {
     "time": ("time_at_event", "follow_up", "duration"),
     "event": ("status_event", "event_observed"),
 }
+IMAGE_FACTS = ("scanner", "compression")
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".pq")
 
 
@@ -89,8 +90,23 @@ def read_any_predictions(path: Path) -> Predictions:
         table = table.rename(columns={"image_id": "case_id"})
     if "case_id" not in table.columns:
         raise UsageError(source, "no column case_id", f"the columns are: {', '.join(table.columns)}")
+    if folder is not None and (folder / "images.csv").is_file():
+        table = _with_image_facts(table, folder / "images.csv")
+        files.append(folder / "images.csv")
     task = TaskFacts() if info is None else task_of_scores(info)
     return Predictions(path.resolve().name, table, info, task, files, folder)
+
+
+def _with_image_facts(table: pd.DataFrame, listing: Path) -> pd.DataFrame:
+    """Add what the guard read from the images (scanner, compression) where all images of a case agree."""
+    images = read_text_table(listing)
+    for column in IMAGE_FACTS:
+        if column in images.columns and column not in table.columns and "case_id" in images.columns:
+            values = images.groupby("case_id")[column].agg(
+                lambda cells: cells.iloc[0] if cells.nunique() == 1 else ""
+            )
+            table = table.assign(**{column: table["case_id"].map(values).fillna("")})
+    return table
 
 
 def task_of_scores(info: ScoresInfo) -> TaskFacts:

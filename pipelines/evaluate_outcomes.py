@@ -146,8 +146,12 @@ def binary_outcome(
     negative, positive = (plain(c).lower() for c in classes)
     truth = np.array([1 if c == positive else 0 if c == negative else -1 for c in cells])
     blank = np.array([c == "" for c in cells], dtype=bool)
-    other = (truth < 0) & ~blank
     case = table["case_id"].to_numpy()
+    if (truth < 0).all() and set(cells) <= {"", "0", "1"}:
+        truth = np.array([1 if c == "1" else 0 if c == "0" else -1 for c in cells])
+        what = f"{label_column} holds 0 and 1 where the model has the classes {classes[0]} and {classes[1]}"
+        ledger.add("label_by_position", what, f"1 is read as {classes[1]}", case[~blank])
+    other = (truth < 0) & ~blank
     tag = "" if task.kind == "binary" else f" ({name})"
     ledger.add("label_missing", f"no label in {label_column}", "excluded", case[blank], f"no label{tag}")
     what = f"label in {label_column} is neither {classes[0]!r} nor {classes[1]!r}"

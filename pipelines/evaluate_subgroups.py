@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 KNOWN_COLUMNS = (
-    "site", "scanner", "vendor", "manufacturer", "mpp_source", "mpp", "stain", "image_kind", "sex", "age",
-    "race", "ethnicity", "density", "birads", "coverage", "implant", "view", "laterality", "tumour_type",
-    "in_distribution",
+    "site", "scanner", "vendor", "manufacturer", "mpp_source", "mpp", "stain", "compression", "image_kind",
+    "sex", "age", "race", "ethnicity", "density", "birads", "coverage", "implant", "view", "laterality",
+    "tumour_type", "in_distribution",
 )  # fmt: skip
 SHORTCUT_COLUMNS = (
     "site",

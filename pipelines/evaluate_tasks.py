@@ -19,7 +19,7 @@ from atlas_path.report.schema_other import (
 )
 from atlas_path.stats.subgroups import bands
 from pipelines.evaluate_binary import binary_result
-from pipelines.evaluate_cases import CaseTable, Ledger
+from pipelines.evaluate_cases import CaseTable, Ledger, nothing_left
 from pipelines.evaluate_classes import classes_result, regression_result
 from pipelines.evaluate_compare import compare
 from pipelines.evaluate_gallery import galleries
@@ -114,8 +114,7 @@ def _binary_task(
     for name, column, classes in outcomes:
         outcome = binary_outcome(cases.evaluated, task, name, column, classes, cases.ledger)
         if not outcome.label.size:
-            what = f"no case has both a label ('{column}') and a prediction"
-            raise CohortError("the cohort", what, "see the label column and --split")
+            raise CohortError("the cohort", nothing_left(column, cases.ledger), "see --label and --split")
         tuning = _tuning(task, cases, (name, column, classes), options)
         points = frozen_points(name, stored, tuning, options, cases.split)
         found = binary_result(outcome, tuning, points, calibrated, options, cases.ledger.faults)

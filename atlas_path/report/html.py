@@ -37,14 +37,15 @@ table.confusion{width:auto}
 table.confusion td,table.confusion th{border:1px solid var(--line);padding:6px 14px}
 figure{margin:1em 0;break-inside:avoid}figure img{max-width:100%;height:auto;display:block}
 figcaption{color:var(--ink);font-size:.93em;margin-top:4px}
-.gallery{display:grid;grid-template-columns:repeat(auto-fill,minmax(250px,1fr));gap:14px}
+.gallery{display:grid;grid-template-columns:repeat(auto-fill,minmax(360px,1fr));gap:14px}
 .gallery figure{border:1px solid var(--line);padding:8px;margin:0}
 code{font:.86em ui-monospace,Menlo,Consolas,monospace;overflow-wrap:anywhere}
 nav ol{columns:2;margin:.4em 0;padding-left:1.4em}
 @media print{body{background:#fff;font-size:10.5pt}main{max-width:none;padding:0}h2{break-after:avoid}
 h3{break-after:avoid}tr,figure,.card,.warn{break-inside:avoid}a{color:inherit;text-decoration:none}
 nav{display:none}
-thead{display:table-header-group}@page{margin:16mm 14mm}}
+thead{display:table-header-group}.gallery{grid-template-columns:1fr 1fr}
+figure img{max-height:150mm}@page{margin:16mm 14mm}}
 @media (max-width:640px){main{padding:16px}nav ol{columns:1}}
 """
 

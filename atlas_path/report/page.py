@@ -80,6 +80,7 @@ def _top(metrics: Metrics) -> str:
     parts += [
         paragraph(words.small_study(found), "warn") for found in metrics.binary if words.is_small(found)
     ]
+    parts += [paragraph(words.REVERSED, "warn") for found in metrics.binary if words.is_reversed(found)]
     for outcome in metrics.binary:
         parts += [
             paragraph(s.warning[:1].upper() + s.warning[1:] + ".", "warn")

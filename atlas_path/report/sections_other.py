@@ -174,8 +174,8 @@ def _localisation(found: LocalisationResult, k: int, plots: list[Plot]) -> str:
         paragraph(
             f"The highest point of the map lies on a lesion (or within {found.tolerance_um:g} um of one) in "
             f"{number(found.pointing, 2, True)} of the {found.pointing.n} images with lesions; a blind "
-            f"guess inside the "
-            f"evaluated area would reach {chance} ({p_value(found.pointing_p)}). Map: {found.map}."
+            f"guess inside the evaluated area would reach {chance} (one-sided "
+            f"{p_value(found.pointing_p)}). Map: {found.map}."
         )
     ]
     if found.froc is not None:
@@ -192,8 +192,9 @@ def _localisation(found: LocalisationResult, k: int, plots: list[Plot]) -> str:
                 f"{froc.n_ignored} lesions below 275 um are ignored, as that challenge does.",
             )
         )
-        rows = [(f"{float(rate):g}", f"{value * 100:.0f} %") for rate, value in froc.at.items()]
-        body.append(table(("false positives an image", "lesions found"), rows, numeric=(0, 1)))
+        header = ("false positives an image", *(f"{float(rate):g}" for rate in froc.at))
+        found_share = ("lesions found", *(f"{value * 100:.0f} %" for value in froc.at.values()))
+        body.append(table(header, [found_share], numeric=range(1, len(header))))
     if found.sizes:
         sizes = [(s.label, str(s.n), number(s.hit, 2, True)) for s in found.sizes]
         body.append(

@@ -26,6 +26,18 @@ def small_study(result: BinaryResult) -> str:
     )
 
 
+REVERSED = (
+    "The whole interval lies below 0.5: the model ranks the wrong way round. Check that the positive "
+    "class and the "
+    "labels mean the same."
+)
+
+
+def is_reversed(result: BinaryResult) -> bool:
+    """Whether the model ranks significantly the wrong way round, most often a mix-up of classes."""
+    return result.auroc.high is not None and result.auroc.high < 0.5
+
+
 def ranking_sentence(result: BinaryResult) -> str:
     """The AUROC in words."""
     found = result.auroc
@@ -39,8 +51,10 @@ def ranking_sentence(result: BinaryResult) -> str:
     )
     if found.low is not None and found.high is not None and found.high - found.low > WIDE_AUROC:
         text += " The interval is wide: this study alone does not settle how good the model is."
-    if found.low is not None and found.low <= 0.5:
+    if found.low is not None and found.high is not None and found.low <= 0.5 <= found.high:
         text += " The interval includes 0.5: these data do not show that the model ranks better than chance."
+    if is_reversed(result):
+        text += f" {REVERSED}"
     return text + (f" Note: {found.note}." if found.note else "")
 
 

@@ -128,6 +128,20 @@ def test_labels_that_disagree_are_named_and_the_cohort_wins(tmp_path: Path, tabl
     assert metrics.binary[0].n_positive == int(cohort["label"].sum())
 
 
+def test_labels_0_and_1_for_a_model_with_named_classes(
+    tmp_path: Path, scores: Path, table: pd.DataFrame
+) -> None:
+    numbered = table.drop(columns="prob").rename(columns={"label": "diagnosis"})
+    numbered.to_csv(tmp_path / "numbered.csv", index=False)
+    metrics = compute(scores, tmp_path / "numbered.csv", tmp_path / "report", FAST)
+    assert metrics.binary[0].outcome == "malignant"
+    assert metrics.binary[0].n_positive == int(table["label"][table["split"] == "test"].sum())
+    assert fault(metrics, "label_by_position")[0] == metrics.binary[0].n
+    numbered.assign(diagnosis="stroma").to_csv(tmp_path / "numbered.csv", index=False)
+    with pytest.raises(CohortError, match=r"neither 'benign' nor 'malignant' \(\d+\)"):
+        compute(scores, tmp_path / "numbered.csv", tmp_path / "report", FAST)
+
+
 def test_label_column_that_does_not_exist(tmp_path: Path, table: pd.DataFrame) -> None:
     with pytest.raises(UsageError, match="no column diagnosis; use --label"):
         computed(tmp_path, table, label="diagnosis")
