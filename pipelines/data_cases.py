@@ -165,7 +165,7 @@ def _store_locator(cohort: Cohort, folder: Path | None) -> Callable[[ImageRow], 
 def _open_ref(image: ImageRow, path: Path, config: DataConfig, kind: int) -> tuple[ImageRef, dict[str, str]]:
     from atlas_path.store import open_store
 
-    store = open_store(path)
+    store = open_store(path, config.voi)
     level = store.level_for(config.mpp)
     shape = store.levels[level]
     row_col = np.asarray(store.kept_windows(level, config.min_tissue), dtype=np.int32)
@@ -192,6 +192,7 @@ def _open_ref(image: ImageRow, path: Path, config: DataConfig, kind: int) -> tup
         "mpp": f"{shape.mpp.mean:.6g}",
         "level": str(level),
         "windows": str(len(row_col)),
+        **({"voi": store.shown_as} if store.shown_as else {}),
         "fingerprint": str(store.meta.source.fingerprint.get("sha256", "")),
         "pixel_sha256": pixels,
     }

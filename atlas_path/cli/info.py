@@ -44,6 +44,7 @@ def _of_store(path: Path) -> tuple[dict[str, Any], list[str]]:
         f"  tissue      {meta.tissue.area_mm2:.2f} mm2 by {meta.tissue.method}"
         + (f"; {', '.join(meta.tissue.flags)}" if meta.tissue.flags else ""),
         f"  windows     {counts.stored} stored, {counts.empty} empty, {counts.bad} with unreadable pixels",
+        *_mammogram_lines(meta.facts),
     ]
     return meta.model_dump(mode="json"), lines
 
@@ -66,8 +67,22 @@ def _of_slide(path: Path) -> tuple[dict[str, Any], list[str]]:
         f"  compression {facts['compression'] or 'not known'}",
         f"  ICC profile {'yes' if facts['icc_profile'] else 'no'}",
         *(f"  note        {note}" for note in facts["notes"]),
+        *_mammogram_lines(facts["facts"]),
     ]
     return facts, lines
+
+
+def _mammogram_lines(facts: dict[str, Any]) -> list[str]:
+    """What is particular to a mammogram; nothing for other images."""
+    if "image_kind" not in facts:
+        return []
+    rules = ", ".join(str(item["kind"]) for item in facts["voi"]) or "none"
+    return [
+        f"  view        {facts['laterality'] or '?'} {facts['view'] or '?'} {' '.join(facts['modifiers'])}".rstrip(),
+        f"  kind        {facts['image_kind']}, {facts['intent']}, {facts['photometric']}, {facts['bits_stored']} bits",
+        f"  VOI         {rules}",
+        f"  checked     {facts['integrity']}",
+    ]
 
 
 def _mpp_text(mpp: Any, source: str | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from atlas_path.slides.base import Slide
+from atlas_path.slides.base import KeepsAttributes, Slide
 
 
 def describe(slide: Slide) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def describe(slide: Slide) -> dict[str, Any]:
         )
     tiles = slide.jpeg_tiles(0)
     return {
-        "file": slide.path.name,
+        "file": str(getattr(slide, "subject", slide.path.name)),
         "reader": slide.reader,
         "reader_version": slide.reader_version,
         "vendor": slide.vendor,
@@ -44,4 +44,5 @@ def describe(slide: Slide) -> dict[str, Any]:
         "icc_profile": slide.icc_profile is not None,
         "bounds_px": list(slide.bounds_px) if slide.bounds_px else None,
         "notes": list(slide.notes),
+        "facts": slide.store_attributes() if isinstance(slide, KeepsAttributes) else {},
     }

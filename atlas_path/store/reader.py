@@ -57,6 +57,7 @@ class Store:
         self.dtype = np.dtype(self.meta.dtype)
         self._arrays: dict[int, LevelPixels] = {}
         self._brightness: np.ndarray | None = None
+        self.shown_as = ""
 
     def __repr__(self) -> str:
         return f"Store({self.image_id!r}, {len(self.levels)} levels, {self.levels[0].mpp.mean:.4g} um/px)"
@@ -95,9 +96,9 @@ class Store:
         keep = (self.tissue_fraction(level) >= min_tissue) & (self.valid_fraction(level) >= MIN_VALID)
         return np.argwhere(keep).astype(np.int64)
 
-    def show_as(self, table: np.ndarray) -> None:
-        """From now on `read_windows` gives `table[stored value]`; `table` (65536,) uint16."""
-        self._brightness = table
+    def show_as(self, table: np.ndarray, name: str) -> None:
+        """From now on `read_windows` gives `table[stored value]`; `table` (65536,) uint16, `name` for people."""
+        self._brightness, self.shown_as = table, name
 
     def tissue_mask(self) -> tuple[np.ndarray, Mpp]:
         """The tissue mask (height, width) bool of the whole image, and its resolution."""
@@ -176,7 +177,8 @@ def open_store(path: Path, voi: str | None = None) -> Store:
     if voi is not None and "voi" in store.meta.facts:
         from atlas_path.slides.mammo.voi import voi_table
 
-        store.show_as(voi_table(store.meta.facts, voi)[0])
+        table, applied = voi_table(store.meta.facts, voi)
+        store.show_as(table, f"{applied.applied} ({applied.fallback})" if applied.fallback else applied.applied)
     return store
 
 
