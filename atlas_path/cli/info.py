@@ -77,9 +77,11 @@ def _mammogram_lines(facts: dict[str, Any]) -> list[str]:
     if "image_kind" not in facts:
         return []
     rules = ", ".join(str(item["kind"]) for item in facts["voi"]) or "none"
+    view = " ".join((facts["laterality"] or "?", facts["view"] or "?", *facts["modifiers"]))
+    grey = f"{facts['photometric']}, {facts['bits_stored']} bits"
     return [
-        f"  view        {facts['laterality'] or '?'} {facts['view'] or '?'} {' '.join(facts['modifiers'])}".rstrip(),
-        f"  kind        {facts['image_kind']}, {facts['intent']}, {facts['photometric']}, {facts['bits_stored']} bits",
+        f"  view        {view}",
+        f"  kind        {facts['image_kind']}, {facts['intent']}, {grey}",
         f"  VOI         {rules}",
         f"  checked     {facts['integrity']}",
     ]

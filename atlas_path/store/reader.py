@@ -97,7 +97,7 @@ class Store:
         return np.argwhere(keep).astype(np.int64)
 
     def show_as(self, table: np.ndarray, name: str) -> None:
-        """From now on `read_windows` gives `table[stored value]`; `table` (65536,) uint16, `name` for people."""
+        """From now on `read_windows` gives `table[value]`; `table` (65536,) uint16, `name` for people."""
         self._brightness, self.shown_as = table, name
 
     def tissue_mask(self) -> tuple[np.ndarray, Mpp]:
@@ -178,7 +178,8 @@ def open_store(path: Path, voi: str | None = None) -> Store:
         from atlas_path.slides.mammo.voi import voi_table
 
         table, applied = voi_table(store.meta.facts, voi)
-        store.show_as(table, f"{applied.applied} ({applied.fallback})" if applied.fallback else applied.applied)
+        doubt = f" ({applied.fallback})" if applied.fallback else ""
+        store.show_as(table, applied.applied + doubt)
     return store
 
 
