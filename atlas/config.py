@@ -40,9 +40,9 @@ class AtlasConfig:
     """Slim stem: channels at 1/4 resolution, doubled at 1/8. Reference stem: always `dim / 4`."""
     stem_blocks: tuple[int, int, int] = (0, 1, 1)
     """Slim stem: residual 3x3 blocks at 1/4, 1/8 and 1/16. Reference stem: always 3 at 1/4 and 1/8."""
-    stem_norm: Literal["layer", "batch"] = "layer"
-    """Reference stem only. 'batch' is the paper's (parity); 'layer' makes a window independent of its batch.
-    """
+    stem_norm: Literal["channel", "layer", "batch"] = "channel"
+    """'channel': scale and shift per channel, started like BatchNorm; 'layer': LayerNorm of every pixel (far
+    slower to learn from scratch, docs/model.md); 'batch': the paper's, which ties a window to its batch."""
 
     head: Literal["local_evidence", "reference"] = "local_evidence"
     context: Literal["attention", "broadcast"] = "attention"

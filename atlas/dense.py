@@ -126,7 +126,7 @@ def dense_stem(model: Atlas, pixels_Chw: Tensor, kept_hw: Tensor) -> Tensor:
         x = F.pad(x, (0, -x.shape[3] % 4, 0, -x.shape[2] % 4))
         x = _slim_blocks(stem.blocks4, F.gelu(stem.norm4(stem.patches(x))), conv)
         x = _slim_blocks(stem.blocks8, F.gelu(stem.norm8(conv(stem.down8, x))), conv)
-        return _slim_blocks(stem.blocks16, conv(stem.down16, x), conv)[0]
+        return _slim_blocks(stem.blocks16, stem.norm16(conv(stem.down16, x)), conv)[0]
     assert isinstance(stem, ReferenceStem)
     x = F.relu(stem.norm0a(conv(stem.conv0a, x)))
     x = F.relu(stem.norm0b(conv(stem.conv0b, x)))
@@ -136,7 +136,7 @@ def dense_stem(model: Atlas, pixels_Chw: Tensor, kept_hw: Tensor) -> Tensor:
 
 def _slim_blocks(blocks: nn.ModuleList, x: Tensor, conv: _Conv) -> Tensor:
     for block in blocks:
-        x = x + conv(block.conv, F.gelu(block.norm(x)))  # type: ignore[arg-type, operator]
+        x = x + block.norm(conv(block.conv, F.gelu(x)))  # type: ignore[arg-type, operator]
     return x
 
 

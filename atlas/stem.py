@@ -100,8 +100,51 @@ class PixelNorm(nn.LayerNorm):
         return super().forward(x_Wchw.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
+class ChannelScale(nn.Module):
+    """x * weight + bias per channel, started so that every channel has mean 0 and spread 1 (`start_scales`).
+
+    What BatchNorm does at the first step, without its batch: a window gives the same tokens whatever it is
+    batched with, and tiles stay exact. (Kingma & Dhariwal 2018, ActNorm; but from noise, not from data, so
+    that all processes start alike.)
+    """
+
+    def __init__(self, c: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(c)), nn.Parameter(torch.zeros(c))
+        self.starting = False
+
+    def forward(self, x_Wchw: Tensor) -> Tensor:
+        if self.starting:
+            spread, mean = torch.std_mean(x_Wchw, (0, 2, 3))
+            self.weight.copy_(1.0 / spread.clamp_min(1e-6))
+            self.bias.copy_(-mean * self.weight)
+        return torch.addcmul(self.bias[:, None, None], x_Wchw, self.weight[:, None, None])
+
+
+@torch.no_grad()
+def start_scales(stem: SlimStem | ReferenceStem, cfg: AtlasConfig) -> None:
+    """Set every `ChannelScale` on images with the 1/f spectrum of natural ones, the same for all seeds."""
+    scales = [m for m in stem.modules() if isinstance(m, ChannelScale)]
+    for scale in scales:
+        scale.starting = True
+    side = cfg.window_px * -(-256 // cfg.window_px)
+    rng = torch.Generator().manual_seed(0)
+    white = torch.fft.fft2(torch.randn(4, cfg.in_channels, side, side, generator=rng))
+    frequency = torch.fft.fftfreq(side).square()
+    radius = (frequency[:, None] + frequency[None, :]).sqrt().clamp_min(1.0 / side)
+    pink = torch.fft.ifft2(white / radius).real
+    pink = 0.8 * pink.mean(1, keepdim=True) * cfg.in_channels**0.5 + 0.6 * pink  # channels go together
+    pink = (pink - pink.mean()) / pink.std()
+    tiles = pink.unflatten(3, (-1, cfg.window_px)).unflatten(2, (-1, cfg.window_px))
+    windows = tiles.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
+    alone = torch.zeros(8, len(windows), dtype=torch.long)
+    stem(windows.contiguous(memory_format=torch.channels_last), Neighbours(alone, alone.bool(), None))
+    for scale in scales:
+        scale.starting = False
+
+
 class SlimStem(nn.Module):
-    """Patches of 4 px, two 3x3 stride-2 convolutions, residual blocks between; LayerNorm. The default.
+    """Patches of 4 px, two 3x3 stride-2 convolutions, residual blocks between. The default.
 
     Departure from the paper: its stem is 74 % of all FLOPs and its BatchNorm ties a window to its batch.
     A token sees 28 px, and 8, 16 or 32 px more for every block at 1/4, 1/8 or 1/16.
@@ -111,12 +154,12 @@ class SlimStem(nn.Module):
         super().__init__()
         c, px, (n4, n8, n16) = cfg.stem_width, cfg.window_px, cfg.stem_blocks
         self.window_px = px
-        self.patches, self.norm4 = nn.Conv2d(cfg.in_channels, c, 4, 4), PixelNorm(c)
-        self.blocks4 = nn.ModuleList(SlimBlock(c, px) for _ in range(n4))
-        self.down8, self.norm8 = HaloConv(c, 2 * c, 2, px), PixelNorm(2 * c)
-        self.blocks8 = nn.ModuleList(SlimBlock(2 * c, px) for _ in range(n8))
-        self.down16 = HaloConv(2 * c, cfg.dim, 2, px)
-        self.blocks16 = nn.ModuleList(SlimBlock(cfg.dim, px) for _ in range(n16))
+        self.patches, self.norm4 = nn.Conv2d(cfg.in_channels, c, 4, 4), _norm(c, cfg)
+        self.blocks4 = nn.ModuleList(SlimBlock(c, cfg) for _ in range(n4))
+        self.down8, self.norm8 = HaloConv(c, 2 * c, 2, px), _norm(2 * c, cfg)
+        self.blocks8 = nn.ModuleList(SlimBlock(2 * c, cfg) for _ in range(n8))
+        self.down16, self.norm16 = HaloConv(2 * c, cfg.dim, 2, px), _norm(cfg.dim, cfg)
+        self.blocks16 = nn.ModuleList(SlimBlock(cfg.dim, cfg) for _ in range(n16))
 
     def forward(self, pixels_WCHW: Tensor, near: Neighbours) -> Tensor:
         x = mask_outside(pixels_WCHW, near, self.window_px)
@@ -126,22 +169,21 @@ class SlimStem(nn.Module):
         x = F.gelu(self.norm8(self.down8(x, near)))
         for block in self.blocks8:
             x = block(x, near)
-        x = self.down16(x, near)
+        x = self.norm16(self.down16(x, near))
         for block in self.blocks16:
             x = block(x, near)
         return _tokens(x)
 
 
 class SlimBlock(nn.Module):
-    """x + conv(GELU(LN(x)))."""
+    """x + norm(conv(GELU(x)))."""
 
-    def __init__(self, c: int, window_px: int) -> None:
+    def __init__(self, c: int, cfg: AtlasConfig) -> None:
         super().__init__()
-        self.norm = PixelNorm(c)
-        self.conv = HaloConv(c, c, 1, window_px)
+        self.conv, self.norm = HaloConv(c, c, 1, cfg.window_px), _norm(c, cfg)
 
     def forward(self, x_Wchw: Tensor, near: Neighbours) -> Tensor:
-        y: Tensor = self.conv(F.gelu(self.norm(x_Wchw)), near)
+        y: Tensor = self.norm(self.conv(F.gelu(x_Wchw), near))
         return x_Wchw + y
 
 
@@ -153,15 +195,15 @@ class ReferenceStem(nn.Module):
 
     def __init__(self, cfg: AtlasConfig) -> None:
         super().__init__()
-        c, px, batch = cfg.dim // 4, cfg.window_px, cfg.stem_norm == "batch"
+        c, px = cfg.dim // 4, cfg.window_px
         self.conv0a = HaloConv(cfg.in_channels, 64, 2, px, bias=False)
-        self.norm0a = _norm(64, batch, 1e-4)
+        self.norm0a = _norm(64, cfg, 1e-4)
         self.conv0b = HaloConv(64, c, 2, px, bias=False)
-        self.norm0b = _norm(c, batch, 1e-4)
-        self.blocks1 = nn.ModuleList(ReferenceBlock(c, px, batch) for _ in range(3))
+        self.norm0b = _norm(c, cfg, 1e-4)
+        self.blocks1 = nn.ModuleList(ReferenceBlock(c, cfg) for _ in range(3))
         self.norm1 = PixelNorm(c, eps=1e-6)
         self.down1 = HaloConv(c, 2 * c, 2, px, bias=False)
-        self.blocks2 = nn.ModuleList(ReferenceBlock(2 * c, px, batch) for _ in range(3))
+        self.blocks2 = nn.ModuleList(ReferenceBlock(2 * c, cfg) for _ in range(3))
         self.norm2 = PixelNorm(2 * c, eps=1e-6)
         self.down2 = HaloConv(2 * c, 4 * c, 2, px, bias=False)
 
@@ -179,10 +221,10 @@ class ReferenceStem(nn.Module):
 class ReferenceBlock(nn.Module):
     """x + norm(conv(GELU(norm(conv(x)))))."""
 
-    def __init__(self, c: int, window_px: int, batch: bool) -> None:
+    def __init__(self, c: int, cfg: AtlasConfig) -> None:
         super().__init__()
-        self.conv1, self.norm1 = HaloConv(c, c, 1, window_px), _norm(c, batch, 1e-5)
-        self.conv2, self.norm2 = HaloConv(c, c, 1, window_px), _norm(c, batch, 1e-5)
+        self.conv1, self.norm1 = HaloConv(c, c, 1, cfg.window_px), _norm(c, cfg)
+        self.conv2, self.norm2 = HaloConv(c, c, 1, cfg.window_px), _norm(c, cfg)
 
     def forward(self, x_Wchw: Tensor, near: Neighbours) -> Tensor:
         y: Tensor = F.gelu(self.norm1(self.conv1(x_Wchw, near)))
@@ -190,8 +232,10 @@ class ReferenceBlock(nn.Module):
         return x_Wchw + y
 
 
-def _norm(c: int, batch: bool, eps: float) -> nn.Module:
-    return nn.BatchNorm2d(c, eps=eps) if batch else PixelNorm(c)
+def _norm(c: int, cfg: AtlasConfig, batch_eps: float = 1e-5) -> nn.Module:
+    if cfg.stem_norm == "batch":
+        return nn.BatchNorm2d(c, eps=batch_eps)
+    return PixelNorm(c) if cfg.stem_norm == "layer" else ChannelScale(c)
 
 
 def _tokens(x_Wchw: Tensor) -> Tensor:
@@ -201,7 +245,10 @@ def _tokens(x_Wchw: Tensor) -> Tensor:
 
 def build_stem(cfg: AtlasConfig) -> SlimStem | ReferenceStem:
     """The stem that `cfg` names; both end at a stride of 16 px."""
-    return SlimStem(cfg) if cfg.stem == "slim" else ReferenceStem(cfg)
+    stem = SlimStem(cfg) if cfg.stem == "slim" else ReferenceStem(cfg)
+    if cfg.stem_norm == "channel":
+        start_scales(stem, cfg)
+    return stem
 
 
 def receptive_field_px(cfg: AtlasConfig) -> tuple[int, int]:

@@ -49,7 +49,7 @@ def loss_and_backward(
         ValueError: a BatchNorm stem in training mode, whose statistics need all windows at once.
     """
     if any(isinstance(m, nn.BatchNorm2d) and m.training for m in model.stem.modules()):
-        raise ValueError("loss_and_backward: BatchNorm needs all windows at once; use stem_norm='layer'")
+        raise ValueError("loss_and_backward: BatchNorm needs all windows at once; use stem_norm='channel'")
     tree = WindowTree.of(batch, model.cfg).to(model.device)
     pieces = list(stem_pieces(tree, model))
     with torch.no_grad():

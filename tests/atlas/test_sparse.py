@@ -197,10 +197,9 @@ def test_fine_windows_know_where_they_are():
         swapped = stem.clone()
         a, b = tree.place_N[far], tree.place_N[near]
         swapped[a], swapped[b] = stem[b], stem[a]
-        block = model.stages[0][0]
-        before, after = (
-            block.layers[0].queries(x, block.layers[0].tables(tree.scales[0], x.dtype)) for x in (stem, swapped)
-        )  # fmt: skip
+        layer = model.stages[0][0].layers[0]
+        turn = layer.tables(tree.scales[0], stem.dtype)
+        before, after = layer.queries(stem, turn), layer.queries(swapped, turn)
         return float((before[a] - after[b]).detach().abs().max())
 
     assert change(blind) == 0.0
