@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 
-from atlas_path.config import AugmentConfig
-from pipelines.data import CasePixels
-from pipelines.data_cases import CaseRef
+from atlas_path.config import AugmentConfig, ImagesConfig, TrainConfig
+from atlas_path.geometry import TOKEN_PX, WINDOW_PX
+from pipelines.augment_grid import regrid, select
+from pipelines.augment_monai import monai_change
+from pipelines.data import CasePixels, WindowReader, read_case
+from pipelines.data_cases import CaseRef, ImageRef
+from pipelines.data_files import read_image, to_windows
 
 # Optical density of haematoxylin, eosin and DAB in R, G, B (Ruifrok and Johnston 2001).
 STAINS_RGB = np.asarray([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105], [0.268, 0.570, 0.776]])
@@ -26,34 +31,74 @@ def case_rng(seed: int, epoch: int, case_id: str) -> np.random.Generator:
     return np.random.default_rng([seed, epoch, int.from_bytes(digest, "little")])
 
 
+def load_augmented(
+    reader: WindowReader, case: CaseRef, config: TrainConfig, rng: np.random.Generator
+) -> CasePixels:
+    """Read a case as one epoch of training sees it.
+
+    Windows are dropped before reading, unless the grid moves: then all are read, and dropped afterwards. A
+    plain image file is cropped and mirrored; the rest of its recipe follows on the device.
+    """
+    data, augment = config.data, config.augment
+    if case.images[0].is_file:
+        return image_file_case(case.images[0], config.images, rng)
+    if not augment.grid_shift and not augment.mpp_jitter:
+        keep = draw_windows([image.n_windows for image in case.images], augment, data.max_windows, rng)
+        return augment_case(read_case(reader, case, keep), augment, rng)
+    pixels = read_case(reader, case)
+    steps = WINDOW_PX // TOKEN_PX
+    shift = rng.integers(0, steps, 2) * TOKEN_PX if augment.grid_shift else (0, 0)
+    zoom = 1 + float(rng.uniform(-augment.mpp_jitter, augment.mpp_jitter)) if augment.mpp_jitter else 1.0
+    pixels = regrid(pixels, zoom, (int(shift[0]), int(shift[1])))
+    (kept,) = draw_windows([len(pixels.row_N)], augment, data.max_windows, rng)
+    return augment_case(pixels if kept is None else select(pixels, kept), augment, rng)
+
+
+def image_file_case(ref: ImageRef, images: ImagesConfig, rng: np.random.Generator) -> CasePixels:
+    """A random crop of a plain image, as a case."""
+    pixels = read_image(ref.store, images.side_px, rng, images.random_crop)
+    return CasePixels(
+        pixels_NCHW=to_windows(pixels[None]),
+        row_N=ref.row_col[:, 0].astype(np.int64),
+        col_N=ref.row_col[:, 1].astype(np.int64),
+        image_N=np.zeros(ref.n_windows, np.int64),
+        size_I2=np.asarray([ref.size_px], np.int64),
+        mpp_I2=np.asarray([ref.mpp], np.float32),
+        kind_I=np.zeros(1, np.int64),
+    )
+
+
 def draw_windows(
-    case: CaseRef, config: AugmentConfig, max_windows: int | None, rng: np.random.Generator
+    sizes: Sequence[int], config: AugmentConfig, max_windows: int | None, rng: np.random.Generator
 ) -> list[np.ndarray | None]:
-    """Which windows of each image are read: a random share of the case, at least one, at most `max_windows`.
+    """Which windows are read: a random share of the case, at least one, at most `max_windows`.
+
+    Args:
+        sizes: number of windows of each image of the case.
 
     Returns:
         For every image the sorted indices of its chosen windows, or None for all of them.
     """
     low, high = config.keep_windows
-    total = case.n_windows
+    total = sum(sizes)
     n = max(1, round(total * float(rng.uniform(low, high))))
     n = min(n, max_windows or n)
     if n >= total:
-        return [None] * len(case.images)
+        return [None] * len(sizes)
     chosen = np.sort(rng.permutation(total)[:n])
-    bounds = np.cumsum([0, *(image.n_windows for image in case.images)])
+    bounds = np.cumsum([0, *sizes])
     return [chosen[(chosen >= a) & (chosen < b)] - a for a, b in itertools.pairwise(bounds)]
 
 
 def augment_case(case: CasePixels, config: AugmentConfig, rng: np.random.Generator) -> CasePixels:
-    """Dihedral change of the grid, then stain, brightness, contrast and noise, in this order."""
+    """Dihedral change of the grid, then stain, brightness and contrast, noise, MONAI's transforms."""
     if config.dihedral:
         flip_rows, flip_cols, swap = (bool(b) for b in rng.integers(0, 2, 3))
         case = dihedral(case, flip_rows, flip_cols, swap)
     pixels = case.pixels_NCHW
     if config.stain > 0 and pixels.shape[1] == 3 and pixels.dtype == np.uint8:
-        shift = rng.normal(0, 0.2 * config.stain, 3)
         scale = 1 + rng.normal(0, 0.5 * config.stain, 3)
+        shift = rng.normal(0, 0.2 * config.stain, 3)
         pixels = stain_change(pixels, scale, shift)
     if config.brightness > 0 or config.contrast > 0:
         gain = 1 + rng.uniform(-config.contrast, config.contrast)
@@ -61,7 +106,7 @@ def augment_case(case: CasePixels, config: AugmentConfig, rng: np.random.Generat
         pixels = brightness_change(pixels, gain, offset)
     if config.noise > 0:
         pixels = noise_change(pixels, config.noise * float(rng.uniform()), rng)
-    case.pixels_NCHW = pixels
+    case.pixels_NCHW = monai_change(pixels, config.monai, rng)
     return case
 
 

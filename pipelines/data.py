@@ -18,6 +18,7 @@ import torch
 from atlas import WindowBatch
 from atlas_path.cohort import Targets
 from pipelines.data_cases import CaseRef, ImageRef
+from pipelines.data_files import file_windows
 
 OPEN_STORES = 16
 
@@ -53,6 +54,8 @@ class WindowReader:
         return fits
 
     def _decode(self, image: ImageRef, row_col: np.ndarray) -> np.ndarray:
+        if image.is_file:
+            return file_windows(image, row_col)
         return np.asarray(self._store(image).read_windows(image.level, row_col.astype(np.int64)))
 
     def _store(self, image: ImageRef) -> Any:

@@ -16,6 +16,8 @@ from atlas_path.errors import AtlasPathError, CohortError, NoTissueError
 from atlas_path.geometry import WINDOW_PX
 from atlas_path.progress import say
 
+FILE_LEVEL = -1
+
 
 @dataclass(frozen=True)
 class ImageRef:
@@ -33,6 +35,11 @@ class ImageRef:
     voi: str | None = None
     vendor: str | None = None
     compression: str | None = None
+
+    @property
+    def is_file(self) -> bool:
+        """Whether this is a plain image file, decoded without a store."""
+        return self.level == FILE_LEVEL
 
     @property
     def n_windows(self) -> int:

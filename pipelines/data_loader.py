@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from atlas import WindowBatch
 from atlas_path.cohort import Targets
 from atlas_path.config import TrainConfig
-from pipelines.augment import augment_case, case_rng, draw_windows
+from pipelines.augment import case_rng, load_augmented
 from pipelines.data import WindowReader, pack, read_case, stack_targets
 from pipelines.data_cases import CaseRef
 
@@ -151,14 +151,13 @@ class PassDataset(Dataset[LoadedPass]):
 
     def __getitem__(self, spec: PassSpec) -> LoadedPass:
         started = time.perf_counter()
-        augment, data, seed = self.config.augment, self.config.data, self.config.runtime.seed
+        seed = self.config.runtime.seed
         loaded = []
         for case_id in spec.case_ids:
             case = self.cases[case_id]
             if spec.train:
                 rng = case_rng(seed, spec.epoch, case_id)
-                keep = draw_windows(case, augment, data.max_windows, rng)
-                loaded.append(augment_case(read_case(self.reader, case, keep), augment, rng))
+                loaded.append(load_augmented(self.reader, case, self.config, rng))
             else:
                 loaded.append(read_case(self.reader, case))
         value, known = stack_targets(self.targets, spec.case_ids)

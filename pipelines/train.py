@@ -32,6 +32,7 @@ from atlas_path.errors import CohortError, UsageError
 from atlas_path.progress import say
 from pipelines.data import WindowReader
 from pipelines.data_cases import CaseRef, FoundCases, find_cases
+from pipelines.data_files import find_image_cases
 from pipelines.distributed import World, joined_world
 from pipelines.train_loop import Trainer
 from pipelines.train_metrics import SCORE_NAMES
@@ -117,12 +118,16 @@ def prepare(config: TrainConfig, quiet: bool = False) -> Prepared:
     cohort = read_cohort(config.cohort, keep, config.columns)
     cohort = assign_splits(cohort, config.split, encode_targets(cohort, config.task), config.runtime.seed)
     targets = encode_targets(cohort, config.task)
-    found = find_cases(cohort, config.data)
+    if config.cohort.is_dir():
+        found = find_image_cases(cohort, config.data, config.images)
+    else:
+        found = find_cases(cohort, config.data)
     splits = {case.case_id: case.split for case in cohort.cases}
     pixels = {
         image.image_id: (found.facts[image.image_id]["pixel_sha256"], case_id, str(splits[case_id]))
         for case_id, case in found.cases.items()
         for image in case.images
+        if "pixel_sha256" in found.facts[image.image_id]
     }
     warnings = duplicate_pixels(cohort.source, pixels) + shortcuts(cohort, targets)
     prepared = Prepared(cohort, targets, found, warnings)

@@ -23,6 +23,7 @@ from pipelines.checkpoint import Progress, latest_checkpoint, load_checkpoint, s
 from pipelines.data_cases import CaseRef
 from pipelines.data_loader import PassDataset, PassLoader, plan_epoch
 from pipelines.distributed import World, before_pass, clip_gradients, gathered, place_model, sum_gradients
+from pipelines.images import image_recipe
 from pipelines.interrupt import StopSignal
 from pipelines.train_log import RunLog
 from pipelines.train_metrics import SCORE_NAMES
@@ -68,6 +69,7 @@ class Trainer:
         limit, high = config.data.max_windows, config.augment.keep_windows[1]
         self.sizes = [min(round(cases[c].n_windows * high), limit or 1 << 40) for c in train_ids]
         self.steps_per_epoch = -(-len(train_ids) // config.optim.cases_per_step)
+        self.recipe = image_recipe(config, targets)
         self.progress = Progress()
         self.checkpoints = run_dir / "checkpoints"
 
@@ -123,7 +125,9 @@ class Trainer:
                 advance("resumed", min(total, state.cursor * self.config.optim.cases_per_step))
             for loaded in self.loader.run([p for p in plan if p.step >= state.cursor]):
                 before_pass(self.model, loaded.spec.last_of_step)
-                loss_of_step += backward_pass(self.model, loaded, self.config, self.targets.kind, self.device)
+                loss_of_step += backward_pass(
+                    self.model, loaded, self.config, self.targets.kind, self.device, self.recipe
+                )
                 if loaded.spec.last_of_step:
                     loss = math.fsum(world.gather(loss_of_step))
                     self._step(loss, loaded.spec.case_ids, log, advance)
@@ -175,6 +179,8 @@ class Trainer:
                 state.bad_epochs += 1
         if tuned:
             values |= {"tune_loss": tuned.loss, f"tune_{SCORE_NAMES[self.targets.kind]}": tuned.score}
+            if tuned.accuracy is not None:
+                values["tune_accuracy"] = tuned.accuracy
         state.epoch += 1
         state.cursor, state.loss_sum, state.n_cases = 0, 0.0, 0
         stopped = optim.patience is not None and state.bad_epochs >= optim.patience

@@ -34,6 +34,13 @@ def concordance(time: np.ndarray, risk: np.ndarray, event: np.ndarray) -> float 
     return float((higher * earlier).sum() / pairs)
 
 
+def accuracy(kind: str, probability_BK: np.ndarray, target: np.ndarray, known: np.ndarray) -> float | None:
+    """Share of cases whose likeliest class is theirs; None for tasks without one class a case."""
+    if kind not in ("binary", "multiclass", "ordinal") or not known.any():
+        return None
+    return float((probability_BK[known].argmax(1) == target[known]).mean())
+
+
 def score_of(
     kind: str, logits_BO: np.ndarray, probability_BK: np.ndarray, target: np.ndarray, known: np.ndarray
 ) -> float | None:

@@ -20,6 +20,8 @@ from pipelines.data_cases import CaseRef
 from pipelines.guard import sample_rows, source_categories, training_statistics, window_statistics
 from pipelines.train_tune import TuneResult
 
+STATISTICS_IMAGES = 1000
+
 
 def write_model(
     run_dir: Path,
@@ -88,7 +90,9 @@ def write_model(
 def statistics_of(cases: Sequence[CaseRef], reader: WindowReader) -> dict[str, Any]:
     """What the drift guard of `score` compares with, from a sample of windows of every training image."""
     images: list[dict[str, float | str]] = []
-    for image in (image for case in cases for image in case.images):
+    every = [image for case in cases for image in case.images]
+    for i in sample_rows(len(every), STATISTICS_IMAGES):
+        image = every[i]
         pixels = reader.read(image, sample_rows(image.n_windows))
         measures = window_statistics(pixels, image.n_windows, image.mpp)
         images.append({**measures, **source_categories(image.vendor, image.compression)})

@@ -15,6 +15,7 @@ from atlas.streaming import loss_and_backward
 from atlas_path.config import RuntimeConfig, TrainConfig
 from atlas_path.errors import ModelError
 from pipelines.data_loader import LoadedPass
+from pipelines.images import ImageRecipe
 from pipelines.train_setup import uses_bfloat16
 from pipelines.train_windows import some_windows, window_losses
 
@@ -28,9 +29,14 @@ class NonFiniteLossError(ModelError):
 
 
 def backward_pass(
-    model: Atlas, loaded: LoadedPass, config: TrainConfig, kind: str, device: torch.device
+    model: Atlas,
+    loaded: LoadedPass,
+    config: TrainConfig,
+    kind: str,
+    device: torch.device,
+    recipe: ImageRecipe | None = None,
 ) -> float:
-    """Add a pass's gradients to the model's.
+    """Add a pass's gradients to the model's; `recipe` changes plain images first.
 
     Returns:
         The pass's share of its step's loss: the weighted sum of its cases' losses.
@@ -50,6 +56,8 @@ def backward_pass(
         seen.append(losses_B.detach())
         return (losses_B * weight_B).sum()
 
+    if recipe is not None:
+        batch, target = recipe(batch, target)
     alone = spec.epoch < config.optim.window_epochs
     with torch.autocast(device.type, torch.bfloat16, enabled=uses_bfloat16(runtime, device)):
         if alone:

@@ -104,6 +104,8 @@ def build_model(
     architecture = model_config(config, changes)
     torch.manual_seed(config.runtime.seed)
     model = Atlas(architecture)
+    if config.model.sync_batchnorm:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if config.model.init_from:
         say(load_matching(model, config.model.init_from))
     return model

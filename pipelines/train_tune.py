@@ -12,7 +12,7 @@ from atlas import Atlas
 from atlas.losses import probabilities
 from pipelines.data_loader import PassLoader, plan_tuning
 from pipelines.distributed import World
-from pipelines.train_metrics import score_of
+from pipelines.train_metrics import accuracy, score_of
 from pipelines.train_pass import case_losses
 from pipelines.train_setup import uses_bfloat16
 
@@ -28,6 +28,7 @@ class TuneResult:
     known: np.ndarray
     loss: float
     score: float | None
+    accuracy: float | None
 
 
 @torch.no_grad()
@@ -54,4 +55,5 @@ def predict(
     labelled = [found[c][2] for c in case_ids if targets.is_labelled(c)]
     loss = float(np.mean(labelled)) if labelled else 0.0
     score = score_of(targets.kind, logits, chance_BK, target, known)
-    return TuneResult(list(case_ids), logits, chance_BK, target, known, loss, score)
+    right = accuracy(targets.kind, chance_BK, target, known)
+    return TuneResult(list(case_ids), logits, chance_BK, target, known, loss, score, right)

@@ -83,7 +83,7 @@ class Cohort:
 def read_cohort(
     path: Path, label_columns: Sequence[str] = (), columns: Mapping[str, str] | None = None
 ) -> Cohort:
-    """Read a CSV or Parquet cohort table.
+    """Read a CSV or Parquet cohort table, or a folder `train/<class>/*.jpg`.
 
     Args:
         path: the table; relative image paths in it are taken from its folder.
@@ -94,6 +94,10 @@ def read_cohort(
         CohortError: naming every fault (up to 20): missing columns, empty or double image ids, a label or
             split that differs inside one case, unknown split names, a non-positive mpp.
     """
+    if path.is_dir():
+        from atlas_path.cohort.folder import read_folder_cohort
+
+        return read_folder_cohort(path, tuple(label_columns))
     header, rows = _read_rows(path)
     names = _canonical_names(path, header, columns or {}, label_columns)
     records = [{names.get(k, k): v for k, v in row.items()} for row in rows]

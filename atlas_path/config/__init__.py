@@ -6,6 +6,7 @@ from atlas_path.config.load import dump_yaml, load_train_config
 from atlas_path.config.schema import (
     AugmentConfig,
     DataConfig,
+    ImagesConfig,
     ModelConfig,
     OptimConfig,
     OutputConfig,
@@ -19,6 +20,7 @@ from atlas_path.config.schema import (
 __all__ = [
     "AugmentConfig",
     "DataConfig",
+    "ImagesConfig",
     "ModelConfig",
     "OptimConfig",
     "OutputConfig",

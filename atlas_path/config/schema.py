@@ -115,6 +115,8 @@ class ModelConfig(Section):
     """Run or pretraining folder whose weights are loaded where names and shapes agree."""
     normalise: Literal["cohort", "half", "imagenet"] = "cohort"
     """Pixel mean and std: measured on training windows, 0.5/0.5, or ImageNet's."""
+    sync_batchnorm: bool = False
+    """BatchNorm stems (options: {stem: reference, stem_norm: batch}) over all GPUs."""
 
 
 class AugmentConfig(Section):
@@ -125,22 +127,41 @@ class AugmentConfig(Section):
     keep_windows: tuple[Share, Share] = (0.5, 1.0)
     """Range of the share of windows kept, drawn for every case and epoch."""
     grid_shift: bool = False
-    """Shift the window grid by a random number of tokens (re-reads pixels: costs a read of the margin)."""
+    """Shift the grid of windows by a random number of tokens, so that cut lines move."""
     mpp_jitter: Annotated[float, Field(ge=0, le=0.25)] = 0.0
-    """Physical size told to the model is scaled by up to this share."""
+    """Resample by up to this share (0.1: 0.9 to 1.1 times the mpp); the model is told the true mpp."""
     brightness: Share = 0.1
     contrast: Share = 0.1
     stain: Share = 0.0
     """Strength of the shift and scale in haematoxylin-eosin-DAB space (Tellez et al. 2018)."""
     noise: Share = 0.0
     """Standard deviation of Gaussian noise, relative to full scale."""
+    monai: list[dict[str, Any]] = []
+    """Further random MONAI intensity transforms: [{name: RandGaussianSmooth, prob: 0.3}, ...]."""
 
     @model_validator(mode="after")
     def _ranges(self) -> AugmentConfig:
         low, high = self.keep_windows
         if not 0 < low <= high <= 1:
             raise ValueError("keep_windows must be [low, high] with 0 < low <= high <= 1")
+        if any(not isinstance(item.get("name"), str) for item in self.monai):
+            raise ValueError("every entry of monai needs a name")
         return self
+
+
+class ImagesConfig(Section):
+    """Cohorts that are folders of plain images: `train/<class>/*.jpg`, `val/<class>/*.jpg` (needs kornia)."""
+
+    side_px: Annotated[int, Field(ge=256, multiple_of=256)] = 1024
+    """Images are resized to this square."""
+    random_crop: tuple[Share, Share] = (0.08, 1.0)
+    """Area share of the random crop in training."""
+    randaugment: Annotated[float, Field(ge=0, le=10)] = 0.0
+    """Magnitude of RandAugment (two operations an image); 0 = off."""
+    erasing: Share = 0.0
+    mixup: NotNegative = 0.0
+    """alpha of mixup's Beta distribution; 0 = off."""
+    cutmix: NotNegative = 0.0
 
 
 class OptimConfig(Section):
@@ -231,6 +252,7 @@ class TrainConfig(Section):
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     augment: AugmentConfig = AugmentConfig()
+    images: ImagesConfig = ImagesConfig()
     optim: OptimConfig = OptimConfig()
     output: OutputConfig = OutputConfig()
     track: TrackConfig = TrackConfig()

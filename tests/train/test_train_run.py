@@ -137,7 +137,7 @@ def test_early_stopping(memory_cohort, config_for):
 
 
 def test_not_a_number_names_the_case(memory_cohort, config_for, monkeypatch):
-    import pipelines.data_loader as loader
+    import pipelines.augment as loader
     from pipelines.train import train
     from pipelines.train_pass import NonFiniteLossError
 
