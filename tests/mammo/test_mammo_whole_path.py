@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import itertools
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from pydicom.dataset import Dataset
+from pydicom.uid import generate_uid
 
 from atlas_path.config import load_train_config
 from atlas_path.errors import ExitCode
@@ -155,3 +158,37 @@ def test_store_gives_brightness_by_rule_and_stored_values_without(tmp_path: Path
     letters[:, WIDTH_PX // 2 :] = False
     assert letters.any()
     assert not region[letters].any()
+
+
+def test_a_batch_goes_on_and_every_file_is_one_row(tmp_path: Path) -> None:
+    """No spacing, a cut file, a report, a raw image, a copy and a text file beside one good image."""
+    folder = tmp_path / "dicom"
+    exam = ExamHeader("CANARY", "CANARY^1", "1.2.826.0.1.3680043.8.498.77", "19660606", "CANARYACC")
+    painted = paint_view(np.random.default_rng(0), "L", "CC", 0.3, None, HEIGHT_PX, WIDTH_PX)
+
+    def made(number: int) -> Dataset:
+        dataset = mammogram_dataset(painted.pixels, "L", "CC", exam, SPACING_MM, BITS)
+        dataset.SOPInstanceUID = generate_uid(entropy_srcs=[str(number)])
+        return dataset
+
+    write(made(0), folder / "CANARY good.dcm")
+    shutil.copy(folder / "CANARY good.dcm", folder / "CANARY copy.dcm")
+    unknown = made(1)
+    del unknown.ImagerPixelSpacing
+    write(unknown, folder / "CANARY spacing.dcm")
+    cut = write(made(2), folder / "CANARY cut.dcm")
+    cut.write_bytes(cut.read_bytes()[:-9000])
+    report = made(3)
+    del report.PixelData
+    write(report, folder / "CANARY report.dcm")
+    raw = made(4)
+    raw.PresentationIntentType = "FOR PROCESSING"
+    write(raw, folder / "CANARY raw.dcm")
+    (folder / "CANARY text.dcm").write_text("CANARY")
+    result = preprocess([folder], tmp_path / "stores", PreprocessOptions(mpp="native", workers=0))
+    assert result.exit_code == ExitCode.SOME_FAILED
+    reasons = sorted(record.reason for record in result.records)
+    assert reasons == ["for_processing", "no_mpp", "not_an_image", "not_dicom", "truncated", "written"]
+    _assert_clean(tmp_path / "stores")
+    again = preprocess([folder], tmp_path / "stores", PreprocessOptions(mpp="native", workers=0))
+    assert sorted(r.reason for r in again.records if r.ok) == ["up_to_date"]
