@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
 
+from atlas_path.errors import UnreadableSlideError
 from atlas_path.geometry import Mpp
 from atlas_path.slides.jpeg_tiles import JpegTiles
 
@@ -234,9 +235,15 @@ def background_of(slide: Slide) -> int | float:
     return int(np.iinfo(slide.dtype).max) if slide.dtype.kind in "ui" else 1.0
 
 
-def pyramid(sizes_px: Sequence[tuple[int, int]]) -> tuple[Level, ...]:
-    """Levels from their (height, width), finest first."""
+def pyramid(sizes_px: Sequence[tuple[int, int]], path: Path | None = None) -> tuple[Level, ...]:
+    """Levels from their (height, width), finest first.
+
+    Raises:
+        UnreadableSlideError: a size is zero, or a level is larger than the first: the header is damaged.
+    """
     height0, width0 = sizes_px[0]
+    if any(not (0 < height <= height0 and 0 < width <= width0) for height, width in sizes_px):
+        raise UnreadableSlideError(path or "image", "has levels of impossible sizes", "copy the file again")
     return tuple(
         Level(height, width, _downsample(height0, height), _downsample(width0, width))
         for height, width in sizes_px

@@ -16,7 +16,7 @@ import pydicom
 
 from atlas_path.errors import SlideError, UnreadableSlideError, UnsupportedSlideError
 from atlas_path.slides.base import SlideReader, plausible_mpp, pyramid
-from atlas_path.slides.dicom_files import HEADER_FAULTS, series_files
+from atlas_path.slides.dicom_files import series_files
 from atlas_path.slides.dicom_frames import SYNTAX_NAMES, FrameDecoder, frame_spans
 from atlas_path.slides.jpeg_tiles import JpegTiles
 from atlas_path.slides.openslide_reader import OpenSlideSlide
@@ -85,7 +85,7 @@ class DicomSlide(SlideReader):
             self._lay_out()
         except SlideError:
             raise
-        except HEADER_FAULTS as error:
+        except Exception as error:  # a damaged header breaks the parser anywhere
             raise UnreadableSlideError(
                 path, f"its DICOM header is damaged ({type(error).__name__})", "export it again"
             ) from error
@@ -166,7 +166,7 @@ class DicomSlide(SlideReader):
         first = next(one[1] for one in volumes if _size(one[1]) == sizes[0])
         names = list(self._levels[0])
         self._levels = [level for level in self._levels if list(level) == names]
-        self.levels = pyramid([size for size, _ in zip(sizes, self._levels, strict=False)])
+        self.levels = pyramid([size for size, _ in zip(sizes, self._levels, strict=False)], self.path)
         decoder = self._levels[0][names[0]].decoder
         self.dtype, self.compression = decoder.dtype, SYNTAX_NAMES[decoder.syntax]
         self.mpp = _spacing_mpp(first)
@@ -197,7 +197,7 @@ def _header(path: Path) -> tuple[Any, int]:
             warnings.simplefilter("ignore")  # pydicom's warnings quote values
             dataset = pydicom.dcmread(file, stop_before_pixels=True)
             return dataset, file.tell()
-    except HEADER_FAULTS as error:
+    except Exception as error:  # a damaged header breaks the parser anywhere
         raise UnreadableSlideError(
             path, f"its DICOM header is damaged ({type(error).__name__})", "export it again"
         ) from error

@@ -46,7 +46,7 @@ class FlatSlide(SlideReader):
         if mode == "CMYK":
             raise UnsupportedSlideError(path, "is CMYK", "save it as RGB")
         self.compression = self.vendor
-        self.levels = pyramid([(height, width)])
+        self.levels = pyramid([(height, width)], path)
         if _KINDS.get(mode) == "mono":
             self.kind, self.n_channels, self.channel_names = "mono", 1, ("gray",)
             self.dtype = np.dtype(np.uint16 if mode.startswith("I") else np.uint8)

@@ -107,7 +107,9 @@ class OmeZarrSlide(SlideReader):
         if sizes.get("z", 1) > 1:
             self.notes = (f"plane {sizes['z'] // 2 + 1} of {sizes['z']} along axis Z is read",)
         y, x = self._axes.index("y"), self._axes.index("x")
-        self.levels = pyramid([(int(array.shape[y]), int(array.shape[x])) for array in self._arrays])
+        self.levels = pyramid(
+            [(int(array.shape[y]), int(array.shape[x])) for array in self._arrays], self.path
+        )
         self.dtype = np.dtype(self._arrays[0].dtype)
         self.mpp = _mpp(multiscale, self._axes)
         self.mpp_source = "ome" if self.mpp else None

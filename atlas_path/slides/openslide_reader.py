@@ -47,7 +47,7 @@ class OpenSlideSlide(SlideReader):
         self.vendor = properties.get(openslide.PROPERTY_NAME_VENDOR)
         self._white = _background(properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR))
         self._steps = tuple(self._handle.level_downsamples)
-        self.levels = pyramid([(height, width) for width, height in self._handle.level_dimensions])
+        self.levels = pyramid([(height, width) for width, height in self._handle.level_dimensions], path)
         self.mpp = plausible_mpp(
             _number(properties.get(openslide.PROPERTY_NAME_MPP_Y)),
             _number(properties.get(openslide.PROPERTY_NAME_MPP_X)),
@@ -183,8 +183,8 @@ class OpenSlideSlide(SlideReader):
                     else:
                         self._stored[number] = stored
                         self._files.append(file)
-        except (tifffile.TiffFileError, OSError):
-            self.compression = None  # not a TIFF underneath: OpenSlide alone reads it
+        except Exception:  # noqa: BLE001 - no TIFF, or one that tifffile cannot parse: OpenSlide alone reads it
+            self.compression = None
 
 
 def _compression(page: Any) -> str | None:

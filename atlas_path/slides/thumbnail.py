@@ -21,6 +21,7 @@ from atlas_path.slides.registry import require_mpp
 
 TISSUE_MPP = 8.0
 BAND_BYTES = 2**26
+LARGEST_THUMBNAIL_PX = 400_000_000  # a thousand glass slides
 SMALLEST_READ_PX = 256
 _SLACK = 1.05  # a level up to 5 % coarser than asked for is taken as it is
 
@@ -45,11 +46,18 @@ def read_thumbnail(slide: Slide, mpp: float = TISSUE_MPP, threads: int = 2) -> T
 
     Raises:
         MissingMppError: the slide's resolution is not known.
+        UnreadableSlideError: size and resolution together cannot be true.
     """
     native = require_mpp(slide)
     full = slide.levels[0]
     height = max(1, round(full.height_px * min(1.0, native.y / mpp)))
     width = max(1, round(full.width_px * min(1.0, native.x / mpp)))
+    if height * width > LARGEST_THUMBNAIL_PX:
+        raise UnreadableSlideError(
+            slide.path,
+            f"cannot be {full.height_px} x {full.width_px} px at {native.mean:g} um",
+            "check its mpp",
+        )
     factor = min(full.height_px / height, full.width_px / width)
     level = max(
         (

@@ -104,7 +104,9 @@ class TiffSlide(SlideReader):
         check_page(self.path, first.keyframe)
         picks = [self._pick(level) for level in stack]
         self._planes = [[self._plane(page, plane) for page, plane in pick] for pick in picks]
-        self.levels = pyramid([(planes[0].height_px, planes[0].width_px) for planes in self._planes])
+        self.levels = pyramid(
+            [(planes[0].height_px, planes[0].width_px) for planes in self._planes], self.path
+        )
         finest = self._planes[0]
         self.dtype = finest[0].dtype
         self.vendor = _vendor(tif)

@@ -120,7 +120,10 @@ class PageTiles:
             raise self._damage(row, col, f"does not decode ({type(error).__name__})") from error
         if tile is None or tile.shape[1:3] != tuple(shape[1:3]):
             raise self._damage(row, col, "has a wrong size")
-        return self._shown(tile[0])
+        shown = self._shown(tile[0])
+        if shown.shape[2] != self.n_samples:
+            raise self._damage(row, col, "has a wrong number of channels")
+        return shown
 
     def raw(self, row: int, col: int) -> bytes | None:
         """The tile's bytes as stored; None where the file stores no tile.
@@ -129,7 +132,7 @@ class PageTiles:
             UnreadableSlideError: the bytes lie beyond the end of the file, or have a hole of zeros.
         """
         index = self._index(row, col)
-        if index >= len(self._offsets):
+        if index >= min(len(self._offsets), len(self._bytecounts)):
             raise self._damage(row, col, "is not in the file")
         offset, count = int(self._offsets[index]), int(self._bytecounts[index])
         if count == 0 or offset == 0:
