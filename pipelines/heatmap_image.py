@@ -26,7 +26,7 @@ from pipelines.faithfulness import Faithfulness
 from pipelines.heatmap_caption import caption_of
 from pipelines.heatmap_maps import MapSource
 from pipelines.heatmap_options import HeatmapOptions
-from pipelines.score_case import store_key
+from pipelines.score_maps import store_key
 from pipelines.token_map import TokenMap
 
 
@@ -66,7 +66,9 @@ def export_image(
     caption = caption_of(target.row, target.image, scores, explained, token_map, check)
     facts = store.meta.facts
     if facts.get("view"):
-        caption = replace(caption, title=f"{caption.title}   {facts.get('laterality') or '?'} {facts['view']}")
+        caption = replace(
+            caption, title=f"{caption.title}   {facts.get('laterality') or '?'} {facts['view']}"
+        )
     picture = picture_of(store, info.level, options.long_side_px)
     row: dict[str, Any] = {
         "image_id": info.image_id,

@@ -20,8 +20,9 @@ from atlas_path.results import (
     write_table,
 )
 from pipelines.ensemble import Ensemble
-from pipelines.score_case import CaseRecord, empty_row, relative
+from pipelines.score_case import CaseRecord, empty_row
 from pipelines.score_feed import ImageFault
+from pipelines.score_maps import relative
 from pipelines.score_plan import PlannedCase
 
 FAILURE_COLUMNS = ("case_id", "image_id", "status", "reason", "error")

@@ -47,6 +47,12 @@ def write_slide(path: Path, pixels: np.ndarray, mpp_yx: tuple[float, float] = (M
     return path
 
 
+@pytest.fixture
+def paint() -> Callable[[Path, int, int], Path]:
+    """Write a slide of tissue of the size given: `paint(path, height_px, width_px)`."""
+    return lambda path, height_px, width_px: write_slide(path, tissue(height_px, width_px))
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     """The tests share their machine."""

@@ -27,7 +27,7 @@ from pipelines.exports.overlay import Caption, Scale, read_layout, write_overlay
 from pipelines.exports.picture import picture_of
 from pipelines.exports.windows import window_rows, write_contact_sheet, write_windows
 from pipelines.preprocess import preprocess
-from pipelines.score_case import first_pixel_um, frame_of
+from pipelines.score_maps import first_pixel_um, frame_of
 from pipelines.token_map import TokenMap
 
 BLUE = (20, 30, 235)
