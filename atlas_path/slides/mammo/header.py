@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import pydicom
 import pydicom.config
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from atlas_path.dicom import Pseudonyms
 from atlas_path.slides.mammo.errors import UnreadableMammogramError
@@ -34,7 +34,7 @@ UNDEFINED_LENGTH = 0xFFFFFFFF
 SHORT_TEXT = 64
 LIBRARY_FAULTS = (
     ValueError, TypeError, LookupError, AttributeError, ArithmeticError, NotImplementedError, RecursionError,
-    AssertionError, EOFError, struct.error,
+    AssertionError, EOFError, struct.error, BytesLengthException,
 )  # fmt: skip
 """What a damaged header makes pydicom raise, here or there."""
 
