@@ -88,9 +88,9 @@ class JpegTiles:
         count, offset = int(self.bytecounts[row, col]), int(self.offsets[row, col])
         if count == 0 or offset == 0:
             return None
-        data = os.pread(self._open(), count, offset)
+        data = read_at(self._open(), count, offset)
         if len(data) != count:
-            raise self._damage(row, col, "lies beyond the end of the file")
+            raise self._damage(row, col, "lies beyond the end of the file or cannot be read")
         if data[:2] != SOI:
             raise self._damage(row, col, "is not a JPEG")
         return data
@@ -166,6 +166,17 @@ class JpegTiles:
             f"JPEG tile (row {row}, column {col}) {what}",
             "copy the file again or rescan the slide",
         )
+
+
+def read_at(descriptor: int, count: int, offset: int) -> bytes:
+    """`count` bytes at `offset`, or fewer: nothing is read for a range that a damaged header puts elsewhere,
+    nor where the disk fails."""
+    if offset < 0 or count < 0 or offset + count > os.fstat(descriptor).st_size:
+        return b""
+    try:
+        return os.pread(descriptor, count, offset)
+    except OSError:
+        return b""
 
 
 def as_standalone(data: bytes, colour: Colour) -> bytes:

@@ -16,7 +16,7 @@ import simplejpeg
 import tifffile
 
 from atlas_path.errors import UnreadableSlideError, UnsupportedSlideError
-from atlas_path.slides.jpeg_tiles import Colour, JpegTiles
+from atlas_path.slides.jpeg_tiles import Colour, JpegTiles, read_at
 
 JPEG = 7
 JPEG2000 = (33003, 33004, 33005, 34712)
@@ -37,12 +37,12 @@ class SharedFile:
         self._lock = threading.Lock()
 
     def pread(self, count: int, offset: int) -> bytes:
-        """`count` bytes at `offset`; fewer at the end of the file."""
+        """`count` bytes at `offset`; fewer where the file does not have them or the disk fails."""
         with self._lock:
             if self._fd is None:
                 self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
             descriptor = self._fd
-        return os.pread(descriptor, count, offset)
+        return read_at(descriptor, count, offset)
 
     def close(self) -> None:
         with self._lock:
@@ -139,7 +139,7 @@ class PageTiles:
             return None
         data = self._file.pread(count, offset)
         if len(data) != count:
-            raise self._damage(row, col, "lies beyond the end of the file")
+            raise self._damage(row, col, "lies beyond the end of the file or cannot be read")
         if int(self._key.compression) in JPEG2000 and HOLE in data:
             raise self._damage(row, col, f"has a hole of {len(HOLE):,} zero bytes")
         return data
@@ -178,7 +178,7 @@ class PageTiles:
         row_bytes = self.width_px * shape[2] * self.dtype.itemsize
         data = self._file.pread(shape[0] * row_bytes, int(self._offsets[0]) + top * row_bytes)
         if len(data) != shape[0] * row_bytes:
-            raise self._damage(row, 0, "lies beyond the end of the file")
+            raise self._damage(row, 0, "lies beyond the end of the file or cannot be read")
         stored = self.dtype.newbyteorder(self._key.parent.byteorder)
         return self._shown(np.frombuffer(data, stored).reshape(shape).astype(self.dtype))
 

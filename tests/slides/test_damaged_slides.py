@@ -233,6 +233,34 @@ def test_mutations(tmp_path: Path, shared: Path) -> None:
             assert _wrong_pixels(mutant, truth) == 0, f"zeroed at {at}"
 
 
+def test_damaged_headers(tmp_path: Path, picture: np.ndarray, channels: np.ndarray) -> None:
+    """Bytes changed where directories and headers lie: opened, or one of our errors; no parser's own words."""
+    small, few = picture[:300, :400], channels[:, :300, :400]
+    files = [
+        tiff.aperio(tmp_path / "a.svs", small),
+        tiff.ome_tiff_channels(tmp_path / "a.ome.tif", few),
+        tiff.qptiff(tmp_path / "a.qptiff", few),
+        tiff.leica_scn(tmp_path / "a.scn", small),
+        other.dicom_channels(tmp_path / "d", few),
+    ]
+    rng = random.Random(11)
+    opened = 0
+    for _ in range(80):
+        source = rng.choice(files)
+        data = bytearray(source.read_bytes())
+        for _ in range(rng.choice((1, 2, 5))):
+            reach = min(3000, len(data))
+            at = rng.randrange(reach) if rng.random() < 0.6 else len(data) - 1 - rng.randrange(reach)
+            data[at] = rng.choice((0, 255, data[at] ^ (1 << rng.randrange(8))))
+        folder = tmp_path / "m"
+        folder.mkdir(exist_ok=True)
+        mutant = folder / source.name
+        mutant.write_bytes(bytes(data))
+        opened += _fault_of(mutant, small) is None
+        mutant.unlink()
+    assert 10 < opened < 80
+
+
 def _fault_of(path: Path, truth: np.ndarray) -> str | None:
     try:
         with open_slide(path) as slide:
