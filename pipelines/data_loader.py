@@ -9,6 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -73,6 +74,7 @@ def plan_epoch(
     rank: int = 0,
     world: int = 1,
     probabilities: np.ndarray | None = None,
+    strata: Sequence[str] | None = None,
 ) -> list[PassSpec]:
     """Passes of one epoch for one process.
 
@@ -84,8 +86,13 @@ def plan_epoch(
         case_ids: training cases.
         sizes: windows of each case after dropping (upper bound).
         weights: loss weight of each case, 1 on average.
+        strata: class of each case; every step then holds the classes in about their shares of the cohort. Steps
+            of one class alone push the bias of the whole model, not the evidence, and a slide model trained from
+            pixels often does not recover from it.
     """
     order = epoch_order(len(case_ids), config.runtime.seed, epoch, probabilities)
+    if strata is not None and probabilities is None:
+        order = _spread(order, strata)
     per_step = config.optim.cases_per_step
     passes: list[PassSpec] = []
     for step, start in enumerate(range(0, len(order), per_step)):
@@ -108,6 +115,17 @@ def plan_epoch(
                 )
             )
     return passes
+
+
+def _spread(order: np.ndarray, strata: Sequence[str]) -> np.ndarray:
+    """The same cases, each class spread evenly over the epoch and otherwise in the order given."""
+    totals = Counter(strata[i] for i in order)
+    seen: Counter[str] = Counter()
+    position: dict[int, float] = {}
+    for i in order:
+        position[i] = (seen[strata[i]] + 0.5) / totals[strata[i]]
+        seen[strata[i]] += 1
+    return np.asarray(sorted(order, key=position.__getitem__))
 
 
 def plan_tuning(case_ids: Sequence[str], sizes: Sequence[int], config: TrainConfig) -> list[PassSpec]:

@@ -66,6 +66,7 @@ class Trainer:
         self.dataset = PassDataset(cases, targets, config, bool(config.data.image_kinds))
         self.loader = PassLoader(self.dataset, pin_memory=device.type == "cuda")
         self.weights, self.draw = case_balance(targets, train_ids, config.optim.balance)
+        self.strata = [str(targets.stratum(c)) for c in train_ids]
         limit, high = config.data.max_windows, config.augment.keep_windows[1]
         self.sizes = [min(round(cases[c].n_windows * high), limit or 1 << 40) for c in train_ids]
         self.steps_per_epoch = -(-len(train_ids) // config.optim.cases_per_step)
@@ -114,6 +115,7 @@ class Trainer:
             world.rank,
             world.size,
             self.draw,
+            self.strata,
         )
         self.epoch_started = time.monotonic()
         self.windows_before, self.waited_before = self.loader.n_windows, self.loader.waited_s

@@ -21,7 +21,6 @@ from pipelines.data_cases import CaseRef
 
 STATISTICS_IMAGES = 64
 STATISTICS_WINDOWS = 16
-GLASS = 0.86  # a pixel whose three channels are all brighter is glass (or, in fluorescence, none is)
 
 
 def choose_device(runtime: RuntimeConfig, local_rank: int = 0) -> torch.device:
@@ -44,34 +43,24 @@ def uses_bfloat16(runtime: RuntimeConfig, device: torch.device) -> bool:
 def pixel_statistics(
     cases: Sequence[CaseRef], reader: WindowReader, seed: int
 ) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel over tissue pixels of some training images, as a share of
-    full scale (uint8 / 255, uint16 / 65535).
+    """Middle and spread of each channel over some windows of some training images, as a share of full scale
+    (uint8 / 255, uint16 / 65535).
 
-    Glass in the sample would push the mean to white and shrink the spread; stems then start with every
-    tissue pixel alike and learn many times slower (seen on the demo's cohort).
+    Middle: half-way between the darkest and the brightest percent; spread: a third of their distance. Nuclei and
+    glass then lie equally far from zero. With the mean and the standard deviation, which follow the commonest
+    pixels, nuclei lay at -6 and stems learned many times slower (measured on the demo's cohort).
     """
     rng = np.random.default_rng([seed, 0x57])
     images = [image for case in cases for image in case.images]
-    chosen = rng.permutation(len(images))[:STATISTICS_IMAGES]
-    total = np.zeros(images[0].n_channels)
-    squares = np.zeros_like(total)
-    count = 0
-    for i in chosen:
-        image = images[i]
-        index = np.sort(rng.permutation(image.n_windows)[:STATISTICS_WINDOWS])
-        pixels = reader.read(image, index)
+    samples = []
+    for i in rng.permutation(len(images))[:STATISTICS_IMAGES]:
+        index = np.sort(rng.permutation(images[i].n_windows)[:STATISTICS_WINDOWS])
+        pixels = reader.read(images[i], index)
         top = float(np.iinfo(pixels.dtype).max) if np.issubdtype(pixels.dtype, np.integer) else 1.0
-        sample = pixels[:, :, ::4, ::4].astype(np.float64) / top
-        values = sample.transpose(0, 2, 3, 1).reshape(-1, sample.shape[1])
-        if values.shape[1] == 3:
-            tissue = values[values.min(1) < GLASS]
-            values = tissue if len(tissue) else values
-        total += values.sum(0)
-        squares += (values**2).sum(0)
-        count += len(values)
-    mean = total / count
-    std = np.sqrt(np.maximum(squares / count - mean**2, 1e-6))
-    return [round(float(m), 5) for m in mean], [round(float(s), 5) for s in std]
+        samples.append(pixels[:, :, ::8, ::8].swapaxes(0, 1).reshape(pixels.shape[1], -1) / top)
+    low, high = np.quantile(np.concatenate(samples, axis=1), [0.01, 0.99], axis=1)
+    spread = np.maximum((high - low) / 3, 1e-3)
+    return [round(float(m), 5) for m in (low + high) / 2], [round(float(s), 5) for s in spread]
 
 
 def build_model(
