@@ -234,7 +234,7 @@ def test_mutations(tmp_path: Path, shared: Path) -> None:
 
 
 def test_damaged_headers(tmp_path: Path, picture: np.ndarray, channels: np.ndarray) -> None:
-    """Bytes changed where directories and headers lie: opened, or one of our errors; no parser's own words."""
+    """Bytes changed where directories lie: opened, or one of our errors, never a parser's own."""
     small, few = picture[:300, :400], channels[:, :300, :400]
     files = [
         tiff.aperio(tmp_path / "a.svs", small),
