@@ -50,8 +50,8 @@ def binary_result(
     """Compute one outcome. `points` are frozen operating points (dicts as in `model.json`)."""
     label, prob, patient = outcome.label, outcome.prob, outcome.patient  # (n,) each
     n_patients = clusters(patient)[1]
-    repeated = n_patients < label.size
     draws, seed = options.resamples, options.seed
+    area = discrimination.auroc_estimate(label, prob, patient, draws, seed)
     result = BinaryResult(
         outcome=outcome.title,
         other=outcome.other_title,
@@ -60,8 +60,8 @@ def binary_result(
         n_positive=int(label.sum()),
         n_negative=int((~label).sum()),
         prevalence=Number.of(proportion(label, patient)),
-        auroc=Number.of(discrimination.auroc_estimate(label, prob, patient, draws, seed)),
-        auroc_why=discrimination.WHY_BOOTSTRAP if repeated else discrimination.WHY_DELONG,
+        auroc=Number.of(area),
+        auroc_why=discrimination.why_this_interval(area) if area.known else "",
         average_precision=Number.of(
             discrimination.average_precision_estimate(label, prob, patient, draws, seed)
         ),

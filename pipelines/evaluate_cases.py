@@ -103,6 +103,11 @@ def match(predictions: Predictions, cohort: CohortTable | None, options: Evaluat
     )
     chosen = joined if split == "all" else joined[joined["split"] == split]
     tuning = joined[joined["split"] == options.choose_on] if "split" in joined.columns else joined.iloc[:0]
+    if split == "all" and len(tuning) and tuning["case_id"].nunique() < chosen["case_id"].nunique():
+        what = "cases of the tuning split are among the evaluated ones"
+        ledger.add(
+            "tuning_evaluated", what, "kept: thresholds and calibration have seen them", tuning["case_id"]
+        )
     evaluated = _without_failures(_without_training_cases(chosen, predictions, split, ledger), ledger)
     _patients_shared(evaluated, joined, split, ledger)
     return CaseTable(

@@ -73,9 +73,16 @@ def _top(metrics: Metrics) -> str:
         _cards(metrics),
     ]
     parts += [
-        paragraph(f"{fault.what} ({fault.n}): {fault.done}.", "warn")
+        paragraph(f"{fault.what[:1].upper()}{fault.what[1:]} ({fault.n}): {fault.done}.", "warn")
         for fault in metrics.faults
-        if fault.code in ("patient_in_two_splits", "training_case", "prob_outside", "duplicate_conflict")
+        if fault.code
+        in (
+            "patient_in_two_splits",
+            "training_case",
+            "prob_outside",
+            "duplicate_conflict",
+            "tuning_evaluated",
+        )
     ]
     parts += [
         paragraph(words.small_study(found), "warn") for found in metrics.binary if words.is_small(found)

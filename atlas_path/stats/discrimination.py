@@ -15,11 +15,21 @@ from atlas_path.stats import bootstrap, delong
 from atlas_path.stats.intervals import LEVEL, Estimate, clusters, newcombe_auroc, unknown
 from atlas_path.stats.ranking import Bools, Ranked, checked
 
-WHY_DELONG = "DeLong's interval, because every patient has one row."
-WHY_BOOTSTRAP = (
-    "Patients were resampled with all their rows, because some patients have several rows and these are not "
-    "independent."
-)
+
+def why_this_interval(found: Estimate) -> str:
+    """Which interval an AUROC has, and why, in one sentence."""
+    if found.method.startswith("DeLong"):
+        return "DeLong's interval, because every patient has one row."
+    if found.method.startswith("patient bootstrap"):
+        return (
+            "Patients were resampled with all their rows, because some patients have several rows and "
+            "these are "
+            "not independent."
+        )
+    return (
+        "Newcombe's interval at the number of patients, because there are few of them or the classes "
+        "separate."
+    )
 
 
 def patients_by_class(labels: Bools, patients: ArrayLike) -> tuple[int, int]:

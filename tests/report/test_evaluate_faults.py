@@ -157,6 +157,12 @@ def test_patient_in_two_splits_is_said(tmp_path: Path, table: pd.DataFrame) -> N
     assert fault(computed(tmp_path, leaking), "patient_in_two_splits") == (1, ["patient119"])
 
 
+def test_tuning_cases_among_the_evaluated_are_said(tmp_path: Path, table: pd.DataFrame) -> None:
+    metrics = computed(tmp_path, table, split="all")
+    assert metrics.binary[0].n == len(table)
+    assert fault(metrics, "tuning_evaluated")[0] == int((table["split"] == "tune").sum())
+
+
 def test_training_cases_are_taken_out(tmp_path: Path, scores: Path, table: pd.DataFrame) -> None:
     test = table[table["split"] == "test"]
     info = json.loads((scores / "scores.json").read_text())
