@@ -46,6 +46,7 @@ def preprocess(inputs: Sequence[Path], out: Path, options: PreprocessOptions) ->
         finished.extend(_convert_all(todo, out, options))
     except KeyboardInterrupt:
         interrupted = True
+    sweep(out)  # what a worker left that died
     update_manifest(out, finished)
     result = BatchResult.of(finished)
     if interrupted:

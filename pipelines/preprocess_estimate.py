@@ -139,7 +139,9 @@ def _sample(job: Job) -> tuple[float, float]:
             rows = range(int(row), min(int(row) + SQUARE_WINDOWS, plan.keep.shape[0]))
             cols = range(int(col), min(int(col) + SQUARE_WINDOWS, plan.keep.shape[1]))
             for r, pixels in reader.rows(rows, cols):
-                for i in np.flatnonzero(plan.keep[r, cols.start : cols.stop]) if pixels is not None else ():
+                if pixels is None:
+                    continue
+                for i in np.flatnonzero(plan.keep[r, cols.start : cols.stop]):
                     n_windows += 1
                     n_bytes += _coded_bytes(plan.layout, pixels[:, i * WINDOW_PX : (i + 1) * WINDOW_PX])
         scale = job.n_kept / max(n_windows, 1) * ALL_LEVELS

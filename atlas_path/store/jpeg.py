@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import simplejpeg
 
+from atlas_path.slides.jpeg_decode import decode_strict
 from atlas_path.slides.jpeg_tiles import with_prefix
 
 CODEC_NAME = "atlas_path.jpeg"
@@ -86,16 +87,7 @@ class Jpeg:
         Raises:
             ValueError: damaged; a warning of the decoder counts.
         """
-        height, width = -(-height_px // scale), -(-width_px // scale)
-        pixels: np.ndarray = simplejpeg.decode_jpeg(
-            with_prefix(payload, self.prefix),
-            self._space,
-            min_height=height if scale > 1 else 0,
-            min_width=width if scale > 1 else 0,
-        )
-        if pixels.shape != (height, width, self.channels):
-            raise ValueError(f"the JPEG is {pixels.shape}, not {(height, width, self.channels)}")
-        return pixels
+        return decode_strict(with_prefix(payload, self.prefix), self._space, height_px, width_px, scale)
 
     @property
     def _space(self) -> str:

@@ -14,6 +14,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Self, TypeVar
 
+import cv2
 import numpy as np
 
 from atlas_path.errors import DamagedSlideError
@@ -296,10 +297,17 @@ def _even(
     """(height, width, channels) of a level whose last row or column is repeated where its size is odd."""
     plan = job.levels[level]
     inside_h, inside_w = min(height, plan.height_px - y), min(width, plan.width_px - x)
-    pixels = np.ascontiguousarray(read(y, x, inside_h, inside_w).transpose(1, 2, 0))
+    pixels = _interleaved(read(y, x, inside_h, inside_w))
     if (inside_h, inside_w) == (height, width):
         return pixels
     return np.pad(pixels, ((0, height - inside_h), (0, width - inside_w), (0, 0)), mode="edge")
+
+
+def _interleaved(planes: np.ndarray) -> np.ndarray:
+    """(c, y, x) as a contiguous (y, x, c)."""
+    if 1 < len(planes) <= 4 and planes.dtype in (np.uint8, np.uint16):
+        return np.asarray(cv2.merge(list(planes)))
+    return np.ascontiguousarray(planes.transpose(1, 2, 0))
 
 
 def _stacked(

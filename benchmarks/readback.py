@@ -1,0 +1,185 @@
+"""Reading back: 256 px tissue windows at random, and whole-slide sweeps, from stores and from the slide.
+
+    python benchmarks/readback.py                     # 40000 x 30000, median of 5, about 4 minutes
+    python benchmarks/readback.py --size 12000x10000 --reps 1 --reads 300
+
+One process, one thread, warm page cache. `random` reads one window a call, positions shuffled; `batch` 64
+random windows a call, as a training loader does; `sweep` every tissue window once, row by row, 64 a call. At
+40x the slide's pixels are taken as 0.25 um/px and windows are read at 0.5: OpenSlide reads 512 px and shrinks
+them, the portable store has them, the compact one decodes its 0.25 um/px tiles at half size. `memcpy` copies
+as many bytes as the windows have, which no reader can beat.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from ingest import ROOT, machine, make_slide
+
+BATCH = 64
+Read = Callable[[np.ndarray], np.ndarray]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--size", default="40000x30000")
+    parser.add_argument("--reps", type=int, default=5)
+    parser.add_argument("--reads", type=int, default=2000, help="windows of each random measurement")
+    parser.add_argument("--scratch", type=Path)
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/readback.json")
+    arguments = parser.parse_args()
+    cv2.setNumThreads(1)
+    scratch = Path(tempfile.mkdtemp(prefix="readback-", dir=arguments.scratch))
+    try:
+        runs = measure(arguments, scratch)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    lines = table(runs)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    content = {"machine": machine(), "size": arguments.size, "table": lines, "runs": runs}
+    arguments.out.write_text(json.dumps(content, indent=1) + "\n")
+    print("\n".join(lines))
+    print(f"written: {arguments.out}")
+
+
+def measure(arguments: argparse.Namespace, scratch: Path) -> list[dict[str, Any]]:
+    """All readers, `reps` times, interleaved."""
+    slide = scratch / "slide.svs"
+    make_slide(slide, arguments.size, "0.4")
+    readers = {"20x": readers_20x(slide, scratch), "40x": readers_40x(slide, scratch)}
+    rng = np.random.default_rng(0)
+    runs = []
+    for rep in range(arguments.reps):
+        for group, (windows, by_name) in readers.items():
+            chosen = rng.permutation(windows)[: arguments.reads]
+            for name, read in by_name.items():
+                for how, row_col, step in (
+                    ("random", chosen, 1),
+                    ("batch", chosen, BATCH),
+                    ("sweep", windows, BATCH),
+                ):
+                    if how == "sweep" and name in ("openslide", "zarr portable"):
+                        row_col = row_col[: arguments.reads]
+                    seconds, cpu = timed(read, row_col, step)
+                    runs.append(
+                        {
+                            "group": group,
+                            "reader": name,
+                            "how": how,
+                            "rep": rep,
+                            "windows": len(row_col),
+                            "windows_per_s": round(len(row_col) / seconds, 1),
+                            "windows_per_cpu_s": round(len(row_col) / cpu, 1),
+                        }
+                    )
+                    print(group, name, how, rep, runs[-1]["windows_per_s"], flush=True)
+    return runs
+
+
+def timed(read: Read, row_col: np.ndarray, step: int) -> tuple[float, float]:
+    """(wall, CPU) seconds to read all windows, `step` a call."""
+    read(row_col[:1])
+    started, cpu = time.perf_counter(), time.process_time()
+    for start in range(0, len(row_col), step):
+        read(row_col[start : start + step])
+    return time.perf_counter() - started, max(time.process_time() - cpu, 1e-9)
+
+
+def readers_20x(slide: Path, scratch: Path) -> tuple[np.ndarray, dict[str, Read]]:
+    """Tissue windows of level 0 and the readers of them."""
+    import openslide
+    import zarr
+
+    portable, compact = convert(slide, scratch / "p20"), convert(slide, scratch / "c20", codec="jpeg")
+    zstd = convert(slide, scratch / "z20", codec="zstd")
+    source = openslide.OpenSlide(slide)
+    array = zarr.open_group(portable.path, mode="r")["0"]
+
+    def from_slide(row_col: np.ndarray) -> np.ndarray:
+        regions = [source.read_region((int(c) * 256, int(r) * 256), 0, (256, 256)) for r, c in row_col]
+        return np.stack([np.asarray(region)[:, :, :3] for region in regions])
+
+    def from_zarr(row_col: np.ndarray) -> np.ndarray:
+        boxes = [(int(r) * 256, int(c) * 256) for r, c in row_col]
+        parts = [array[:, y : y + 256, x : x + 256] for y, x in boxes]
+        return np.concatenate([part.ravel() for part in parts])
+
+    copy = np.random.default_rng(0).integers(0, 255, (BATCH, 3, 256, 256), np.uint8)
+    return portable.kept_windows(0), {
+        "openslide": from_slide,
+        "zarr portable": from_zarr,
+        "portable lz4": lambda row_col: portable.read_windows(0, row_col),
+        "portable zstd": lambda row_col: zstd.read_windows(0, row_col),
+        "compact": lambda row_col: compact.read_windows(0, row_col),
+        "memcpy": lambda row_col: copy[: len(row_col)].copy(),
+    }
+
+
+def readers_40x(slide: Path, scratch: Path) -> tuple[np.ndarray, dict[str, Read]]:
+    """Tissue windows at 0.5 um/px of a slide of 0.25, and the readers of them."""
+    import openslide
+
+    portable = convert(slide, scratch / "p40", given=0.25)
+    native = convert(slide, scratch / "n40", given=0.25, codec="jpeg", mpp="native")
+    encoded = convert(slide, scratch / "e40", given=0.25, codec="jpeg")
+    source = openslide.OpenSlide(slide)
+
+    def from_slide(row_col: np.ndarray) -> np.ndarray:
+        regions = [source.read_region((int(c) * 512, int(r) * 512), 0, (512, 512)) for r, c in row_col]
+        pixels = [np.ascontiguousarray(np.asarray(region)[:, :, :3]) for region in regions]
+        return np.stack([cv2.resize(p, (256, 256), interpolation=cv2.INTER_AREA) for p in pixels])
+
+    return portable.kept_windows(0), {
+        "openslide": from_slide,
+        "portable lz4": lambda row_col: portable.read_windows(0, row_col),
+        "compact native": lambda row_col: native.read_windows(1, row_col),
+        "compact encoded": lambda row_col: encoded.read_windows(0, row_col),
+    }
+
+
+def convert(slide: Path, out: Path, given: float | None = None, **options: Any) -> Any:
+    """The store of the slide."""
+    from atlas_path.store import PreprocessOptions, open_store
+    from pipelines.preprocess_image import convert_image
+    from pipelines.preprocess_inputs import Item
+
+    item = Item(slide, "image", "image", given)
+    record = convert_image(item, out, PreprocessOptions(**options), len(os.sched_getaffinity(0)))
+    assert record.ok, record.error
+    return open_store(out / record.store)
+
+
+def table(runs: list[dict[str, Any]]) -> list[str]:
+    """Medians and ratios to OpenSlide as a Markdown table."""
+    lines = [
+        "| slide | reader | how | windows/s (n) | windows / CPU s | x OpenSlide |",
+        "|---|---|---|---|---|---|",
+    ]
+    for group in dict.fromkeys(run["group"] for run in runs):
+        for how in ("random", "batch", "sweep"):
+            some = [run for run in runs if run["group"] == group and run["how"] == how]
+            base = statistics.median(r["windows_per_s"] for r in some if r["reader"] == "openslide")
+            for name in dict.fromkeys(run["reader"] for run in some):
+                of_one = [run for run in some if run["reader"] == name]
+                speed = statistics.median(run["windows_per_s"] for run in of_one)
+                cpu = statistics.median(run["windows_per_cpu_s"] for run in of_one)
+                measured = f"{speed:.0f} ({len(of_one)}) | {cpu:.0f} | {speed / base:.2f}"
+                lines.append(f"| {group} | {name} | {how} | {measured} |")
+    return lines
+
+
+if __name__ == "__main__":
+    main()
