@@ -86,9 +86,9 @@ def plan_epoch(
         case_ids: training cases.
         sizes: windows of each case after dropping (upper bound).
         weights: loss weight of each case, 1 on average.
-        strata: class of each case; every step then holds the classes in about their shares of the cohort. Steps
-            of one class alone push the bias of the whole model, not the evidence, and a slide model trained from
-            pixels often does not recover from it.
+        strata: class of each case; every step then holds the classes in about their shares of the cohort.
+            Steps of one class alone push the bias of the whole model, not the evidence, and a slide model
+            trained from pixels often does not recover from it.
     """
     order = epoch_order(len(case_ids), config.runtime.seed, epoch, probabilities)
     if strata is not None and probabilities is None:

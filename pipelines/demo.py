@@ -27,7 +27,7 @@ out: runs
 task: {{kind: binary, label: label, classes: [benign, lesion]}}
 data: {{stores: stores, mpp: 1.0}}
 model: {{preset: tiny}}
-optim: {{epochs: {epochs}, lr: 2.0e-3, warmup_epochs: 1, cases_per_step: 4, cases_per_pass: 4}}
+optim: {{epochs: {epochs}, lr: 1.5e-3, warmup_epochs: 1, cases_per_step: 4, cases_per_pass: 4}}
 runtime: {{seed: {seed}}}
 """
 
@@ -49,7 +49,7 @@ class DemoError(AtlasPathError):
     reason = "demo"
 
 
-def run_demo(out: Path, seed: int = 0, n_slides: int = N_SLIDES, epochs: int = 12) -> DemoResult:
+def run_demo(out: Path, seed: int = 0, n_slides: int = N_SLIDES, epochs: int = 9) -> DemoResult:
     """Run all stages under `out` and return where their results are.
 
     Raises:

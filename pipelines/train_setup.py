@@ -46,9 +46,9 @@ def pixel_statistics(
     """Middle and spread of each channel over some windows of some training images, as a share of full scale
     (uint8 / 255, uint16 / 65535).
 
-    Middle: half-way between the darkest and the brightest percent; spread: a third of their distance. Nuclei and
-    glass then lie equally far from zero. With the mean and the standard deviation, which follow the commonest
-    pixels, nuclei lay at -6 and stems learned many times slower (measured on the demo's cohort).
+    Middle: half-way between the darkest and the brightest percent; spread: a third of their distance. Nuclei
+    and glass then lie equally far from zero. With the mean and the standard deviation, which follow the
+    commonest pixels, nuclei lay at -6 and stems learned many times slower (measured on the demo's cohort).
     """
     rng = np.random.default_rng([seed, 0x57])
     images = [image for case in cases for image in case.images]
