@@ -68,7 +68,8 @@ class ImageRecipe:
         if not choices or len(target_B) < 2:
             return images_BCHW, F.one_hot(target_B, self.n_classes).float()
         mixer: Any = choices[int(torch.randint(len(choices), ()))]
-        if mixer is self.mixup:
+        by_mixup = mixer is self.mixup
+        if by_mixup:
             parameters = mixer.forward_parameters(images_BCHW.shape)
             beta = torch.distributions.Beta(self.images.mixup, self.images.mixup)
             parameters["mixup_lambdas"] = beta.sample(parameters["mixup_lambdas"].shape).to(images_BCHW)

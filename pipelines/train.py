@@ -45,6 +45,7 @@ NOT_IN_IDENTITY: dict[str, Any] = {
     "out": True,
     "cohort": True,
     "track": True,
+    "pretrain": True,
     "runtime": {"device", "threads", "checkpoint_minutes", "keep_checkpoints", "compile"},
     "data": {"stores", "workers", "prefetch", "cache_gb"},
 }

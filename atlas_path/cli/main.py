@@ -18,6 +18,7 @@ from atlas_path.cli.heatmap import heatmap
 from atlas_path.cli.info import info
 from atlas_path.cli.init import init
 from atlas_path.cli.preprocess import preprocess
+from atlas_path.cli.pretrain import pretrain
 from atlas_path.cli.score import score
 from atlas_path.cli.status import status
 from atlas_path.cli.train import train
@@ -51,6 +52,7 @@ def _root(
 # the stages in their order, then what helps around them
 app.command()(exams)
 app.command()(preprocess)
+app.command()(pretrain)
 app.command()(train)
 app.command()(score)
 app.command()(heatmap)

@@ -130,8 +130,10 @@ class AugmentConfig(Section):
     """Shift the grid of windows by a random number of tokens, so that cut lines move."""
     mpp_jitter: Annotated[float, Field(ge=0, le=0.25)] = 0.0
     """Resample by up to this share (0.1: 0.9 to 1.1 times the mpp); the model is told the true mpp."""
-    brightness: Share = 0.1
-    contrast: Share = 0.1
+    brightness: Share = 0.02
+    contrast: Share = 0.05
+    """Share of full scale, one draw a case. Small: a shift as large as the spread of tissue keeps a slide
+    model trained from scratch from learning at all (0.1 did, on the demo's cohort)."""
     stain: Share = 0.0
     """Strength of the shift and scale in haematoxylin-eosin-DAB space (Tellez et al. 2018)."""
     noise: Share = 0.0
@@ -200,6 +202,16 @@ class OptimConfig(Section):
     """What 'better' means: the task's score (AUROC, C-index, ...) or the loss; auto = score, then loss."""
 
 
+class PretrainConfig(Section):
+    """`atlas-path pretrain`: the stem learns the cohort's tissue without labels."""
+
+    epochs: Count = 10
+    lr: Positive = 1e-3
+    windows_per_step: Annotated[int, Field(ge=8)] = 64
+    width: Annotated[int, Field(ge=8)] = 128
+    """Width of the space in which two views of a window are compared."""
+
+
 class OutputConfig(Section):
     """What is stored with the model."""
 
@@ -254,6 +266,7 @@ class TrainConfig(Section):
     augment: AugmentConfig = AugmentConfig()
     images: ImagesConfig = ImagesConfig()
     optim: OptimConfig = OptimConfig()
+    pretrain: PretrainConfig = PretrainConfig()
     output: OutputConfig = OutputConfig()
     track: TrackConfig = TrackConfig()
     runtime: RuntimeConfig = RuntimeConfig()

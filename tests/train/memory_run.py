@@ -45,6 +45,7 @@ class MemoryStore:
         )
 
     n_channels = 3
+    shown_as = None
     dtype = np.dtype("uint8")
 
     def level_for(self, mpp, tolerance=0.1):

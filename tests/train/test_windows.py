@@ -1,0 +1,74 @@
+"""Windows that vote alone: the same evidence as the whole model with even attention, and it learns."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from atlas import Atlas, WindowBatch, preset
+
+
+def batch_of(n=4, seed=0) -> WindowBatch:
+    torch.manual_seed(seed)
+    index = torch.arange(n)
+    return WindowBatch(
+        torch.randint(0, 255, (n, 3, 256, 256), dtype=torch.uint8), index // 2, index % 2, index // 2,
+        torch.full((n // 2, 2), 512), torch.ones(n // 2, 2), torch.arange(n // 2),
+    )  # fmt: skip
+
+
+def test_mean_of_window_logits_is_the_logit_under_even_attention():
+    from pipelines.train_windows import window_logits
+
+    model = Atlas(preset("tiny", dim=32, evidence_hidden=16, stem_width=8)).eval()
+    with torch.no_grad():
+        model.head.score.zero_()  # even attention
+        batch = batch_of()
+        logits_WO, case_W = window_logits(model, batch)
+        means = torch.stack([logits_WO[case_W == case].mean(0) for case in range(2)])
+        torch.testing.assert_close(means, model(batch).logits_BO, atol=1e-4, rtol=1e-4)
+
+
+def test_only_stem_and_evidence_are_taught():
+    from pipelines.train_windows import window_losses
+
+    model = Atlas(preset("tiny", dim=32, evidence_hidden=16, stem_width=8))
+    known = torch.tensor([True, False])
+    losses = window_losses("binary", model, batch_of(), torch.tensor([1, 0]), known, 0.0)
+    assert losses.shape == (2,)
+    assert losses[1] == 0
+    losses.sum().backward()
+    taught = {
+        name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None and p.grad.any()
+    }
+    assert taught == {"stem", "head"}
+
+
+def test_few_windows_are_drawn_with_the_pass_seed():
+    from pipelines.train_windows import some_windows
+
+    batch = batch_of(8)
+    torch.manual_seed(3)
+    one = some_windows(batch, 3)
+    torch.manual_seed(3)
+    assert torch.equal(one.row_N, some_windows(batch, 3).row_N)
+    assert len(one) == 3
+    assert some_windows(batch, 8) is batch
+
+
+def test_run_with_a_window_start(memory_cohort, config_for):
+    from pipelines.train import train
+
+    table = memory_cohort(n=16, rows=1, cols=1)
+    optim = {"epochs": 8, "window_epochs": 6, "lr": 4e-3, "cases_per_step": 4, "cases_per_pass": 4}
+    run_dir = train(config_for(table, optim=optim, augment={"contrast": 0}))
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if line["kind"] == "epoch"]
+    assert np.isfinite(losses).all()
+    assert losses[5] < 0.6
+    with pytest.raises(ValidationError, match=r"window_epochs needs model.head"):
+        config_for(table, optim=optim, model={"head": "reference"})
