@@ -81,7 +81,7 @@ class Atlas(nn.Module):
             xs = tree.put_tops(xs, top_WTD)
             context = BlockContext(tree.scales, tree.extent_k, tree.n_cases, runtime)
             context_WTD = _wide(self.last_read(xs, context, self._layers_of(0, tree.n_scales, stage=0))[0])
-        with torch.autocast(stem_WTD.device.type, enabled=False):
+        with torch.autocast("cuda" if stem_WTD.is_cuda else "cpu", enabled=False):
             fine = tree.scales[0]
             tokens = HeadInput(_wide(stem_WTD), context_WTD, fine, _wide(top_WTD), top, tree.n_cases, runtime)
             out: HeadOutput = self.head(tokens, maps)
