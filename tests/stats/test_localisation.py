@@ -94,9 +94,10 @@ def test_resampled_score_is_the_score_of_the_resampled_images() -> None:
     ):
         k = int(np.flatnonzero(everything.threshold == threshold)[0])
         assert (false[0, k], sensitivity[0, k]) == pytest.approx((rate, found))
-    estimate = froc.froc_estimate(images, np.arange(8) // 2, 200)
+    estimate = froc.froc_estimate(images * 3, np.arange(24) // 2, 200)
     assert estimate.low <= estimate.value <= estimate.high
-    assert estimate.n_patients == 4
+    assert estimate.n_patients == 12
+    assert np.isnan(froc.froc_estimate(images, np.arange(8) // 2, 200).low)
 
 
 def test_no_lesion_no_curve() -> None:
