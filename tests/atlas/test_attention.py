@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
@@ -101,3 +103,28 @@ def test_autocast_keeps_logits_wide(random_batch):
     assert float((out.logits_BO - want).detach().abs().max()) < 0.05
     total = out.contribution_NTO.sum() + out.bias_O.sum()
     torch.testing.assert_close(total, out.logits_BO.sum(), rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not os.environ.get("ATLAS_PATH_SLOW"), reason="compiles for minutes: set ATLAS_PATH_SLOW=1"
+)
+def test_compiled_for_any_number_of_windows(random_batch):
+    """Same logits and gradients; the second batch, of another size, compiles nothing new."""
+    torch.manual_seed(0)
+    small = {"window_tokens": 4, "downsample": 2, "dim": 32, "heads": 2}
+    model = Atlas(preset("tiny", **small), Runtime(chunk_windows=5))
+    graphs = []
+    for sizes in ([(500, 310)], [(300, 410), (100, 70)]):
+        batch = random_batch(sizes, window_px=64)
+        found = {}
+        for compiled in (False, True):
+            model.runtime.compile = compiled
+            model.zero_grad()
+            logits = model(batch).logits_BO
+            logits.sum().backward()
+            found[compiled] = [logits.detach(), *(p.grad.clone() for p in model.parameters())]
+        for got, want in zip(found[True], found[False], strict=True):
+            assert (got - want).norm() <= 1e-4 * want.norm().clamp_min(1e-6)
+        graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert graphs[0] == graphs[1] > 0
