@@ -49,7 +49,7 @@ class DemoError(AtlasPathError):
     reason = "demo"
 
 
-def run_demo(out: Path, seed: int = 0, n_slides: int = N_SLIDES, epochs: int = 9) -> DemoResult:
+def run_demo(out: Path, seed: int = 0, n_slides: int = N_SLIDES, epochs: int = 14) -> DemoResult:
     """Run all stages under `out` and return where their results are.
 
     Raises:
@@ -74,8 +74,9 @@ def run_demo(out: Path, seed: int = 0, n_slides: int = N_SLIDES, epochs: int = 9
     _must_be_ok("preprocess", preprocess([out / "slides"], stores, PreprocessOptions()).exit_code)
     _stage(f"atlas-path train {study}")
     train(load_train_config(study))
-    _stage(f"atlas-path score {stores} --model {run} -o {scores}")
-    _must_be_ok("score", score([stores], run, scores, ScoreOptions()).exit_code)
+    test = out / "test.csv"
+    _stage(f"atlas-path score {stores} --model {run} --cohort {test} -o {scores}")
+    _must_be_ok("score", score([stores], run, scores, ScoreOptions(cohort=test)).exit_code)
     _stage(f"atlas-path heatmap {scores}")
     _must_be_ok("heatmap", heatmap(scores, HeatmapOptions()).exit_code)
     _stage(f"atlas-path evaluate {scores} --cohort {study} -o {report}")

@@ -48,7 +48,8 @@ class Lesion:
 
 
 def make_cohort(out: Path, n_slides: int, seed: int) -> Path:
-    """Write `slides/*.tif`, `cohort.csv` and `lesions.csv` (truth) under `out`; returns the cohort table.
+    """Write `slides/*.tif`, `cohort.csv`, `test.csv` (test cases, no labels) and `lesions.csv` (truth) under
+    `out`; returns the cohort table.
 
     Half of the slides hold 1-3 lesions. Two slides belong to each patient; splits are by patient
     (about half train, a quarter tune, a quarter test), with both classes in every split. Lesion boxes are in
@@ -75,6 +76,8 @@ def make_cohort(out: Path, n_slides: int, seed: int) -> Path:
             truth += [_truth_row(name, lesion) for lesion in lesions]
             done(name, 1)
     _write_table(out / "cohort.csv", rows)
+    wanted = ("case_id", "patient_id", "path")
+    _write_table(out / "test.csv", [{k: row[k] for k in wanted} for row in rows if row["split"] == "test"])
     _write_table(out / "lesions.csv", truth)
     return out / "cohort.csv"
 
