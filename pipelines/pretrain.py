@@ -34,7 +34,7 @@ from pipelines.augment import brightness_change, stain_change
 from pipelines.data import WindowReader
 from pipelines.data_cases import ImageRef
 from pipelines.interrupt import StopSignal
-from pipelines.train import prepare
+from pipelines.train_prepare import prepare
 from pipelines.train_setup import build_model, choose_device, uses_bfloat16
 
 SUFFIX = "-pretrained"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +16,22 @@ import torch
 
 from atlas import Atlas
 from atlas_path.cohort import (
-    Cohort,
-    Targets,
-    assign_splits,
     encode_targets,
     fold_view,
-    read_cohort,
-    split_table,
 )
-from atlas_path.cohort.checks import duplicate_pixels, shortcuts
 from atlas_path.cohort.lock import write_lock
 from atlas_path.config import TrainConfig, dump_yaml
-from atlas_path.errors import CohortError, UsageError
+from atlas_path.errors import UsageError
 from atlas_path.progress import say
 from pipelines.data import WindowReader
-from pipelines.data_cases import CaseRef, FoundCases, find_cases
-from pipelines.data_files import find_image_cases
+from pipelines.data_cases import CaseRef
 from pipelines.distributed import World, joined_world
+from pipelines.train_card import write_model_card
+from pipelines.train_folds import pool_operating_points
 from pipelines.train_loop import Trainer
 from pipelines.train_metrics import SCORE_NAMES
 from pipelines.train_outputs import write_model
+from pipelines.train_prepare import Prepared, prepare
 from pipelines.train_setup import build_model, choose_device
 from pipelines.train_tune import predict
 from pipelines.train_weights import load_best
@@ -51,24 +46,6 @@ NOT_IN_IDENTITY: dict[str, Any] = {
 }
 """Settings that may differ when a run goes on: they do not change its numbers. (Of the cohort the content is
 compared, not the place.)"""
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A cohort ready to train on."""
-
-    cohort: Cohort
-    targets: Targets
-    found: FoundCases
-    warnings: list[str]
-
-    def ids(self, split: str) -> list[str]:
-        """Labelled cases of a split whose windows can be read."""
-        return [
-            c.case_id
-            for c in self.cohort.of_split(split)
-            if c.case_id in self.found.cases and self.targets.is_labelled(c.case_id)
-        ]
 
 
 def train(config: TrainConfig, force: bool = False) -> Path:
@@ -104,6 +81,7 @@ def train(config: TrainConfig, force: bool = False) -> Path:
                 _train_one(config, one, run_dir / f"fold_{fold}", world, device)
                 members.append(f"fold_{fold}")
             if world.is_main:
+                pool_operating_points(run_dir, members, config.output.operating_points, prepared.targets)
                 text = json.dumps(
                     {"format": "atlas-path-ensemble/1", "members": members, "combine": "mean"}, indent=1
                 )
@@ -111,43 +89,6 @@ def train(config: TrainConfig, force: bool = False) -> Path:
         else:
             _train_one(config, prepared, run_dir, world, device)
     return run_dir
-
-
-def prepare(config: TrainConfig, quiet: bool = False) -> Prepared:
-    """Read the cohort, divide it, find its windows, and check it for leaks, duplicates and shortcuts."""
-    keep = config.task.label_columns
-    cohort = read_cohort(config.cohort, keep, config.columns)
-    cohort = assign_splits(cohort, config.split, encode_targets(cohort, config.task), config.runtime.seed)
-    targets = encode_targets(cohort, config.task)
-    if config.cohort.is_dir():
-        found = find_image_cases(cohort, config.data, config.images)
-    else:
-        found = find_cases(cohort, config.data)
-    splits = {case.case_id: case.split for case in cohort.cases}
-    pixels = {
-        image.image_id: (found.facts[image.image_id]["pixel_sha256"], case_id, str(splits[case_id]))
-        for case_id, case in found.cases.items()
-        for image in case.images
-        if "pixel_sha256" in found.facts[image.image_id]
-    }
-    warnings = duplicate_pixels(cohort.source, pixels) + shortcuts(cohort, targets)
-    prepared = Prepared(cohort, targets, found, warnings)
-    if not prepared.ids("train"):
-        raise CohortError(
-            cohort.source, "no labelled training case has windows", "check labels and data.stores"
-        )
-    if not quiet:
-        for row in split_table(cohort, targets):
-            say(
-                f"{row['split']}: {row['patients']} patients, {row['cases']} cases, {row['images']} images"
-                + (f" ({row['labels']})" if row["labels"] else "")
-                + (f", {row['unlabelled']} unlabelled" if row["unlabelled"] else "")
-            )
-        if targets.kind == "binary":
-            say(f"positive class: {targets.classes[1]}")
-        for warning in warnings:
-            say(f"warning: {warning}")
-    return prepared
 
 
 def _claim(run_dir: Path, config: TrainConfig, force: bool) -> None:
@@ -233,6 +174,7 @@ def _train_one(
             run_dir, config, best, prepared.targets, tuned, train_cases, prepared.found.facts, reader,
             prepared.found.kinds,
         )  # fmt: skip
+        write_model_card(run_dir, config, prepared, extra)
         if tuned:
             score = "-" if tuned.score is None else f"{tuned.score:.3f}"
             name = SCORE_NAMES[prepared.targets.kind]

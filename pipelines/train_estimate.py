@@ -9,8 +9,8 @@ import torch
 from atlas_path.config import TrainConfig, dump_yaml
 from pipelines.data import WindowReader, pack, read_case
 from pipelines.data_cases import CaseRef
-from pipelines.train import Prepared, prepare
 from pipelines.train_pass import case_losses
+from pipelines.train_prepare import Prepared, prepare
 from pipelines.train_setup import build_model, build_optimiser, choose_device, uses_bfloat16
 
 PROBE_WINDOWS = 64

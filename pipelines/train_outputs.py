@@ -18,6 +18,7 @@ from pipelines.calibrate import apply_calibration, fit_calibration, operating_po
 from pipelines.data import WindowReader
 from pipelines.data_cases import CaseRef
 from pipelines.guard import sample_rows, source_categories, training_statistics, window_statistics
+from pipelines.train_folds import PREDICTIONS, write_tune_predictions
 from pipelines.train_tune import TuneResult
 
 STATISTICS_IMAGES = 1000
@@ -46,6 +47,9 @@ def write_model(
         points = operating_points(
             kind, targets.classes, chance, tuned.target, tuned.known, config.output.operating_points
         )
+        if kind == "regression":
+            chance = chance * targets.scale[1] + targets.scale[0]
+        write_tune_predictions(run_dir / PREDICTIONS, tuned, targets, chance)
     task: dict[str, Any] = {
         "kind": kind,
         "name": config.task.name,

@@ -143,7 +143,7 @@ def _nearest(loc: list[str]) -> str:
     here = difflib.get_close_matches(loc[-1], list(model.model_fields) if model else [], 1, 0.6)
     if here:
         return f"; did you mean '{here[0]}'?"
-    everywhere = {key.rsplit(".", 1)[-1]: key for key in _all_keys(TrainConfig)}
+    everywhere = {key.rsplit(".", 1)[-1]: key for key in reversed(_all_keys(TrainConfig))}  # first wins
     close = difflib.get_close_matches(loc[-1], list(everywhere), 1, 0.75)
     return f"; did you mean '{everywhere[close[0]]}'?" if close else ""
 

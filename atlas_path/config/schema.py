@@ -114,7 +114,7 @@ class ModelConfig(Section):
     init_from: Path | None = None
     """Run or pretraining folder whose weights are loaded where names and shapes agree."""
     normalise: Literal["cohort", "half", "imagenet"] = "cohort"
-    """Pixel mean and std: measured on training windows, 0.5/0.5, or ImageNet's."""
+    """What pixels are centred and scaled by: measured on training windows, 0.5/0.5, or ImageNet's."""
     sync_batchnorm: bool = False
     """BatchNorm stems (options: {stem: reference, stem_norm: batch}) over all GPUs."""
 

@@ -26,7 +26,7 @@ def test_run_leaves_the_contract(memory_cohort, config_for):
     assert info["task"] == {"kind": "binary", "name": "task", "classes": ["0", "1"], "label_column": "label"}
     assert info["mpp"] == 1.0
     assert info["training_statistics"]["features"]["mean_0"]["p50"] > 0.5
-    assert info["normalisation"]["mean"][0] == pytest.approx(0.8, abs=0.1)
+    assert info["normalisation"]["mean"][0] == pytest.approx(0.65, abs=0.1)  # between dark squares and tissue
     lock = read_lock(run_dir / "cohort.lock.csv")
     assert {row["split"] for row in lock} == {"train", "tune", "test"}
     trained = {row["case_id"] for row in lock if row["split"] == "train"}
@@ -36,6 +36,10 @@ def test_run_leaves_the_contract(memory_cohort, config_for):
     }
     assert [line["epoch"] for line in lines_of(run_dir, "epoch")] == [1, 2]
     assert list((run_dir / "tensorboard").glob("events*"))
+    card = (run_dir / "model_card.md").read_text()
+    assert "Research use only" in card
+    assert "| train | 10 | 10 | 10 | 0: 5, 1: 5 | 0 |" in card
+    assert len((run_dir / "tune_predictions.csv").read_text().splitlines()) == 1 + info["tuning"]["n"]
     assert list((run_dir / "checkpoints").glob("step_*/progress.json"))
 
 
@@ -111,6 +115,11 @@ def test_folds_leave_an_ensemble(memory_cohort, config_for):
         set(json.loads((run_dir / f"fold_{k}" / "model.json").read_text())["training_cases"]["case_ids"])
         for k in range(2)
     ]
+    points = [
+        json.loads((run_dir / f"fold_{k}" / "model.json").read_text())["operating_points"] for k in range(2)
+    ]
+    assert points[0] == points[1]
+    assert points[0][0]["n"] == 8
     assert not cases[0] & cases[1]
     assert len(cases[0] | cases[1]) == 8
 
