@@ -2,8 +2,9 @@
 
 Not meant to look real to a radiologist, but to have what the pipeline must get right: a curved skin line, a
 pectoral muscle in the oblique view, burned-in letters outside the breast that give the side away, and a
-finding that is small against the image: a spiculated mass with calcifications, seen in both views of one
-breast. Every other exam holds smooth round masses, so that "something round and bright" is not the answer.
+finding that is small against the image: a spiculated mass with clustered calcifications, seen in both views
+of one breast. Some other exams hold smooth round masses, and every view has as many calcifications, scattered:
+neither "something round" nor the brightest pixels of an image (they move a minmax VOI) are the answer.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ BITS = 12
 TOP = (1 << BITS) - 1
 FAT, GLAND, MUSCLE = 0.42, 0.22, 0.25
 LETTER_VALUE = 1.0
+N_DOTS, DOT_VALUE, DOT_DEPTH = 22, 0.9, 0.15
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ def paint_view(
     placed = _place(rng, depth, x, y, view, finding, height_px)
     if placed is not None:
         _paint_mass(rng, tissue, placed)
+    _paint_calcifications(rng, tissue, placed, depth)
     tissue *= inside
     image = tissue + rng.normal(0, 0.008, tissue.shape).astype(np.float32) * inside
     image = np.clip(image, 0, 0.95)
@@ -140,10 +143,21 @@ def _paint_mass(rng: np.random.Generator, tissue: np.ndarray, mass: Finding) -> 
         tip = (round(mass.x_px + reach * np.cos(direction)), round(mass.y_px + reach * np.sin(direction)))
         cv2.line(canvas, (round(mass.x_px), round(mass.y_px)), tip, 0.16, 2, cv2.LINE_AA)
     tissue += cv2.GaussianBlur(canvas, (0, 0), 1.0) * (0.6 + 0.4 * np.cos(5 * angle))
-    for _ in range(22):
-        offset_y, offset_x = rng.normal(0, 0.55 * mass.radius_px, 2)
-        centre = (round(mass.x_px + float(offset_x)), round(mass.y_px + float(offset_y)))
-        cv2.circle(tissue, centre, int(rng.integers(1, 3)), 0.9, -1)
+
+
+def _paint_calcifications(
+    rng: np.random.Generator, tissue: np.ndarray, mass: Finding | None, depth: np.ndarray
+) -> None:
+    """As many bright dots in every view: clustered in a malignant mass, scattered over the breast else."""
+    ys, xs = np.nonzero(depth > DOT_DEPTH)
+    for _ in range(N_DOTS):
+        if mass is not None and mass.malignant:
+            offset_y, offset_x = rng.normal(0, 0.55 * mass.radius_px, 2)
+            centre = (round(mass.x_px + float(offset_x)), round(mass.y_px + float(offset_y)))
+        else:
+            at = int(rng.integers(len(ys)))
+            centre = (int(xs[at]), int(ys[at]))
+        cv2.circle(tissue, centre, int(rng.integers(1, 3)), DOT_VALUE, -1)
 
 
 def _burn_letters(image: np.ndarray, laterality: str, view: str) -> None:
