@@ -56,9 +56,10 @@ def run_demo(out: Path, seed: int = 0, n_slides: int = N_SLIDES, epochs: int = 1
         DemoError: a stage left an image undone.
     """
     from atlas_path.config import load_train_config
+    from atlas_path.store.options import PreprocessOptions
     from pipelines.evaluate import EvaluateOptions, evaluate
     from pipelines.heatmap import HeatmapOptions, heatmap
-    from pipelines.preprocess import PreprocessOptions, preprocess
+    from pipelines.preprocess import preprocess
     from pipelines.score import ScoreOptions, score
     from pipelines.train import train
 
