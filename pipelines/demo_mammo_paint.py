@@ -3,7 +3,7 @@
 Not meant to look real to a radiologist, but to have what the pipeline must get right: a curved skin line, a
 pectoral muscle in the oblique view, burned-in letters outside the breast that give the side away, and a
 finding that is small against the image: a spiculated mass with clustered calcifications, seen in both views
-of one breast. Some other exams hold smooth round masses, and every view has as many calcifications, scattered:
+of one breast. Some other exams hold smooth round masses, and all views have as many scattered calcifications:
 neither "something round" nor the brightest pixels of an image (they move a minmax VOI) are the answer.
 """
 
