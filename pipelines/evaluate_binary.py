@@ -27,6 +27,7 @@ from atlas_path.stats import (
     recalibration,
     samplesize,
 )
+from atlas_path.stats.bootstrap import LEAST_PATIENTS
 from atlas_path.stats.intervals import clusters, proportion
 from pipelines.evaluate_options import EvaluateOptions
 from pipelines.evaluate_outcomes import Outcome
@@ -172,10 +173,12 @@ def _decision(outcome: Outcome, options: EvaluateOptions) -> list[DecisionPoint]
         n_resamples=min(500, options.resamples),
         seed=options.seed,
     )
+    enough = clusters(outcome.patient)[1] >= LEAST_PATIENTS
     return [
         DecisionPoint(
             threshold=float(found.threshold[k]), model=float(found.model[k]),
-            low=finite(float(found.low[k])), high=finite(float(found.high[k])),
+            low=finite(float(found.low[k])) if enough else None,
+            high=finite(float(found.high[k])) if enough else None,
             treat_all=float(found.treat_all[k]),
         )
         for k in range(found.threshold.size)

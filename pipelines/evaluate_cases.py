@@ -188,6 +188,8 @@ def _join(predicted: pd.DataFrame, cases: pd.DataFrame, ledger: Ledger) -> tuple
         if column in predicted.columns and column in cases.columns:
             theirs = predicted.set_index("case_id")[column].reindex(joined["case_id"]).to_numpy()
             differs = (joined[column].to_numpy() != theirs) & (theirs != "")
+            if column == "patient_id":  # a scorer that was not told the patients takes each case for one
+                differs &= theirs != joined["case_id"].to_numpy()
             what = f"{column} differs between predictions and cohort"
             ledger.add(f"{column}_differs", what, "the cohort's is used", joined["case_id"][differs])
     return joined, cases[~cases["case_id"].isin(predicted["case_id"])]

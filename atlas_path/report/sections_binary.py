@@ -97,7 +97,18 @@ def _points(result: BinaryResult, stem: str, plots: list[Plot]) -> str:
                 "are errors.",
             )
         )
-    return "".join(body + [_point(point, result) for point in result.operating_points])
+    first_at: dict[float, str] = {}
+    for point in result.operating_points:
+        if point.threshold in first_at:
+            text = (
+                f"'{point.name}' has the same threshold as '{first_at[point.threshold]}', and so the "
+                f"same results."
+            )
+            body.append(html.paragraph(f"{text} {words.hash_sentence(point)}", "small"))
+        else:
+            first_at[point.threshold] = point.name
+            body.append(_point(point, result))
+    return "".join(body)
 
 
 def _point(point: OperatingPoint, result: BinaryResult) -> str:

@@ -8,6 +8,7 @@ from atlas_path.report.schema_binary import BinaryResult, CalibrationResult, Ope
 
 WIDE_AUROC = 0.2
 SMALL_STUDY_PATIENTS = 30
+UNJUDGED = "too few patients to judge it"
 SMALL_STUDY_CLASS = 10
 
 
@@ -102,31 +103,29 @@ def hash_sentence(point: OperatingPoint) -> str:
 def calibration_sentences(found: CalibrationResult) -> list[str]:
     """What intercept, slope and O/E mean here."""
     said = []
-    if found.observed_expected.value is not None:
-        ratio = found.observed_expected.value
-        if _covers(found.observed_expected, 1):
+    ratio, slope = found.observed_expected, found.slope
+    if ratio.value is not None:
+        if not _has_interval(ratio):
+            verdict = UNJUDGED
+        elif _covers(ratio, 1):
             verdict = "as many positives as predicted, within the uncertainty"
-        elif ratio > 1:
-            verdict = (
-                f"{(ratio - 1) * 100:.0f} % more positives than predicted: risks are underestimated on "
-                f"average"
-            )
+        elif ratio.value > 1:
+            verdict = "more positives than predicted: risks are underestimated on average"
         else:
-            verdict = (
-                f"{(1 - ratio) * 100:.0f} % fewer positives than predicted: risks are overestimated on "
-                f"average"
-            )
-        said.append(f"Observed over expected is {number(found.observed_expected)}: {verdict}.")
-    if found.slope.value is not None:
-        if _covers(found.slope, 1):
+            verdict = "fewer positives than predicted: risks are overestimated on average"
+        said.append(f"Observed over expected is {number(ratio)}: {verdict}.")
+    if slope.value is not None:
+        if not _has_interval(slope):
+            verdict = UNJUDGED
+        elif _covers(slope, 1):
             verdict = "no sign that predictions are too extreme or too timid"
-        elif found.slope.value < 1:
+        elif slope.value < 1:
             verdict = (
-                "predictions are too extreme: high ones too high, low ones too low (typical of overfitting)"
+                "predictions are too extreme: high ones too high, low ones too low, as after overfitting"
             )
         else:
             verdict = "predictions are too timid: high ones too low, low ones too high"
-        said.append(f"The calibration slope is {number(found.slope)}: {verdict}.")
+        said.append(f"The calibration slope is {number(slope)}: {verdict}.")
     if found.brier.value is not None:
         text = f"The Brier score is {number(found.brier, 3)} (0 is perfect)"
         if found.brier_skill.value is not None:
@@ -178,6 +177,10 @@ def heterogeneity_sentence(table: SubgroupTable) -> str:
         f"{table.column}: {verdict} (Cochran's Q {table.heterogeneity_q:.1f}, {table.heterogeneity_df} df, "
         f"{p_value(table.heterogeneity_p)}){note}."
     )
+
+
+def _has_interval(found: Number) -> bool:
+    return found.low is not None and found.high is not None
 
 
 def _covers(found: Number, value: float) -> bool:

@@ -142,6 +142,16 @@ def test_labels_0_and_1_for_a_model_with_named_classes(
         compute(scores, tmp_path / "numbered.csv", tmp_path / "report", FAST)
 
 
+def test_scorer_that_was_not_told_the_patients_is_no_fault(tmp_path: Path, table: pd.DataFrame) -> None:
+    predicted = table.drop(columns=["split", "label"]).assign(patient_id=table["case_id"])
+    metrics = computed(tmp_path, predicted, table.drop(columns=["split", "prob"]))
+    assert not [f for f in metrics.faults if f.code == "patient_id_differs"]
+    assert metrics.binary[0].n_patients == table["patient_id"].nunique()
+    mixed = predicted.assign(patient_id="patient000")
+    wrong = fault(computed(tmp_path, mixed, table.drop(columns=["split", "prob"])), "patient_id_differs")
+    assert wrong[0] == int((table["patient_id"] != "patient000").sum())
+
+
 def test_label_column_that_does_not_exist(tmp_path: Path, table: pd.DataFrame) -> None:
     with pytest.raises(UsageError, match="no column diagnosis; use --label"):
         computed(tmp_path, table, label="diagnosis")

@@ -202,3 +202,14 @@ def test_missing_numbers_are_null_in_json(tmp_path: Path, table: pd.DataFrame) -
     assert "NaN" not in text
     assert "Infinity" not in text
     assert Metrics.model_validate_json(text).binary[0].auroc.value is None
+
+
+def test_tiny_study_passes_no_verdict_on_calibration(tmp_path: Path, table: pd.DataFrame) -> None:
+    path = tmp_path / "table.csv"
+    table[table["patient_id"].isin(table["patient_id"].unique()[:8])].drop(columns="split").to_csv(
+        path, index=False
+    )
+    (found,) = compute(path, None, tmp_path, FAST.model_copy(update={"thresholds": [0.5, 0.5]})).binary
+    assert found.calibration is not None
+    assert all(words.UNJUDGED in text for text in words.calibration_sentences(found.calibration)[:2])
+    assert all(point.low is None for point in found.decision)
