@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from atlas_path.results import ScoresInfo
+from pipelines.attribution_store import AttributionInfo
 from pipelines.explain import Explained
 from pipelines.exports.overlay import Caption
 from pipelines.faithfulness import Faithfulness
@@ -18,6 +21,7 @@ def caption_of(
     row: Mapping[str, Any],
     image: Mapping[str, Any],
     info: ScoresInfo,
+    attribution: AttributionInfo,
     explained: Explained,
     token_map: TokenMap,
     check: Faithfulness | None = None,
@@ -27,6 +31,7 @@ def caption_of(
     Args:
         row: the case's row of `predictions.csv`.
         image: the image's row of `images.csv`.
+        attribution: what is stored with its map.
         check: what deletion and insertion showed.
     """
     title = f"case {row['case_id']}"
@@ -38,7 +43,25 @@ def caption_of(
     if row["case_id"] in info.leaked_training_cases:
         notes.append("this case was used for training")
     notes = [_shortened(note) for note in notes]
-    return Caption(title, verdict(row, info, explained), tuple(notes), _tested(check))
+    lines = (*_sum(attribution, explained, token_map), *_tested(check))
+    return Caption(title, verdict(row, info, explained), tuple(notes), lines)
+
+
+def _sum(attribution: AttributionInfo, explained: Explained, token_map: TokenMap) -> tuple[str, ...]:
+    """How the map adds up: strong evidence for a class may still be outweighed by the baseline."""
+    if token_map.what != explained.what:
+        return ()  # not the terms of the logit
+    values = token_map.value_NT
+    speaks_for = float(values[values > 0].sum(dtype="float64"))
+    against = float(values[values < 0].sum(dtype="float64"))
+    baseline = float(np.dot(attribution.bias, explained.weight_O))
+    total = float(np.dot(attribution.case_logits, explained.weight_O))
+    rest = total - baseline - speaks_for - against
+    other = f", other images {rest:+.2f}" if abs(rest) > 0.005 else ""
+    return (
+        f"Evidence {speaks_for:+.2f} for and {against:+.2f} against{other}, baseline {baseline:+.2f}: "
+        f"logit {total:+.2f}",
+    )
 
 
 def _tested(check: Faithfulness | None) -> tuple[str, ...]:

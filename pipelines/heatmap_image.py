@@ -63,7 +63,7 @@ def export_image(
         )
     token_limit = scale.limit * _token_mm2(token_map)
     own = out / info.image_id
-    caption = caption_of(target.row, target.image, scores, explained, token_map, check)
+    caption = caption_of(target.row, target.image, scores, info, explained, token_map, check)
     facts = store.meta.facts
     if facts.get("view"):
         caption = replace(

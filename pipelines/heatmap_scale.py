@@ -1,6 +1,6 @@
 """One colour scale for all images: where full colour is, and how small the cells of the picture are.
 
-The limit is a quantile of the evidence, not of the tokens: 90 % of the absolute contribution of all images
+The limit is a quantile of the evidence, not of the tokens: 75 % of the absolute contribution of all images
 lies in cells weaker than it. A few hot cells among a million quiet ones therefore keep their colour and noise
 that adds up to little stays pale. Where all evidence together is negligible the quantile would still find
 something to shout about, so an image wholly in full colour stands for at least one logit.
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pipelines.exports.overlay import Scale, binned, density
 from pipelines.token_map import TokenMap
 
-EVIDENCE_BELOW_LIMIT = 0.9
+EVIDENCE_BELOW_LIMIT = 0.75
 LEAST_LOGITS = 1.0
 LOWEST, HIGHEST, BINS = -12.0, 12.0, 4800
 """Histogram of log10 of the values: 0.005 decades wide, so the limit is right within about 1 %."""

@@ -26,6 +26,7 @@ from pipelines.token_map import TokenMap
 
 CAP = 5000
 COVERAGE = 0.95
+MOST_CELLS = 4_000_000
 NAMESPACE = uuid.UUID("6f0f6c0a-7a0e-5d0c-9f0e-2b7c3f0a5c11")
 GRADES = ((0.66, "strong"), (0.33, "moderate"), (0.0, "weak"))
 
@@ -50,6 +51,8 @@ def write_geojson(
     """
     raster = token_map.raster()
     bin_tokens = 1
+    while raster.size / bin_tokens**2 > MOST_CELLS and bin_tokens < WINDOW_TOKENS:
+        bin_tokens *= 2  # sorting tens of millions of tokens to keep a few thousand would be in vain
     while True:
         mean = np.nan_to_num(binned(raster, bin_tokens))
         order = np.argsort(-np.abs(mean), axis=None, kind="stable")

@@ -25,7 +25,7 @@ from pipelines.colours import grey_of, paint
 from pipelines.exports.picture import Picture
 from pipelines.token_map import TokenMap
 
-MARGIN, GAP, HEADER, FOOTER = 28, 24, 92, 136
+MARGIN, GAP, HEADER, FOOTER = 28, 24, 92, 156
 INK, SOFT_INK, PAPER, LINE = (25, 25, 25), (105, 105, 105), (255, 255, 255), (150, 150, 150)
 WARNING = (176, 32, 32)
 
@@ -41,7 +41,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class Caption:
-    """What the header says, and under the picture what a test of the map found."""
+    """What the header says, and under the picture the sum and what a test of the map found (three lines)."""
 
     title: str
     verdict: str
@@ -114,7 +114,7 @@ def write_overlay(
     _colour_bar(draw, figure, figure_width, top, token_map, scale, picture.dark)
     for i, line in enumerate(caption.checks):
         draw.text((left, top + 46 + 20 * i), line, SOFT_INK, font=_font(15))
-    draw.text((left, top + 92), RESEARCH_USE_ONLY, INK, font=_font(15))
+    draw.text((left, top + 112), RESEARCH_USE_ONLY, INK, font=_font(15))
 
     layout = {
         "slide_panel_xywh": [left, HEADER, width, height],

@@ -118,6 +118,7 @@ def write_contact_sheet(
     lines = [-(-len(band[1]) // columns) for band in bands]
     width = max(2 * MARGIN_PX + columns * (CELL_PX + GAP_PX) - GAP_PX, 860)
     height = TITLE_PX + sum(30 + n * (CELL_PX + CAPTION_PX + GAP_PX) for n in lines) + 36
+    window = rgb8_range(store)
     sheet = Image.new("RGB", (width, height), (255, 255, 255))
     draw = ImageDraw.Draw(sheet)
     draw.text(
@@ -134,7 +135,7 @@ def write_contact_sheet(
                 MARGIN_PX + i % columns * (CELL_PX + GAP_PX),
                 y + i // columns * (CELL_PX + CAPTION_PX + GAP_PX),
             )
-            _cell(sheet, draw, at, token_map, store, level, row, colour)
+            _cell(sheet, draw, at, token_map, store, level, row, colour, window)
         y += n_lines * (CELL_PX + CAPTION_PX + GAP_PX)
     if not bands:
         draw.text((MARGIN_PX, y), "no window contributed", (105, 105, 105), font=ImageFont.load_default(16))
@@ -154,11 +155,11 @@ def _cell(
     level: int,
     row: dict[str, Any],
     colour: tuple[int, ...],
+    window: tuple[float, float] | None,
 ) -> None:
     where = np.array([[row["window_row"], row["window_col"]]], np.int64)
     pixels = np.moveaxis(store.read_windows(level, where)[0], 0, -1)
-    window = Image.fromarray(to_rgb8(pixels, rgb8_range(store))).resize((CELL_PX, CELL_PX))
-    sheet.paste(window, at)
+    sheet.paste(Image.fromarray(to_rgb8(pixels, window)).resize((CELL_PX, CELL_PX)), at)
     peak_y, peak_x = token_map.frame.from_slide_px(row["peak_y"], row["peak_x"])
     step = CELL_PX / WINDOW_PX
     centre_y = at[1] + (peak_y - row["window_row"] * WINDOW_PX) * step
