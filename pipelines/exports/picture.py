@@ -48,7 +48,8 @@ def picture_of(store: Store, level: int, long_side_px: int) -> Picture:
     picture = np.asarray(
         cv2.resize(to_rgb8(pixels, rgb8_range(store)), (width, height), interpolation=method), np.uint8
     )
-    return Picture(picture, shape.height_px / height, shape.width_px / width, is_dark(picture))
+    dark = store.meta.background == 0 or is_dark(picture)
+    return Picture(picture, shape.height_px / height, shape.width_px / width, dark)
 
 
 def _source_level(store: Store, long_side_px: int) -> int:
@@ -61,9 +62,15 @@ def _source_level(store: Store, long_side_px: int) -> int:
 
 
 def rgb8_range(store: Store) -> tuple[float, float] | None:
-    """Values shown as black and white for images deeper than 8 bits: percentiles 0.5, 99.5 of a thumbnail."""
+    """Values shown as black and white for images deeper than 8 bits: percentiles 0.5, 99.5 of a thumbnail.
+
+    Mammograms bring the range of the breast with them.
+    """
     if store.dtype == np.uint8:
         return None
+    if "breast_range" in store.meta.facts:
+        low, high = store.meta.facts["breast_range"]
+        return float(low), float(high)
     low, high = np.percentile(store.thumbnail(1024), [0.5, 99.5])
     return float(low), float(high)
 
