@@ -115,7 +115,17 @@ def froc_plot(found: FrocResult, name: str) -> Plot:
         axes.plot(found.false_positives, found.sensitivity, color=BLUE, lw=1.8)
         rates = [float(rate) for rate in found.at]
         label = "rates of the CAMELYON16 score"
-        axes.plot(rates, list(found.at.values()), ls="none", marker="o", color=ORANGE, ms=6, label=label)
+        axes.plot(
+            rates,
+            list(found.at.values()),
+            ls="none",
+            marker="o",
+            color=ORANGE,
+            ms=6,
+            label=label,
+            clip_on=False,
+            zorder=3,
+        )
         axes.set(xlim=(0, 8.3), ylim=(-0.01, 1.01))
         axes.set(xlabel="false positives an image (mean)", ylabel="lesions found")
         light_grid(axes)
