@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from atlas_path.cohort import Case, Cohort, ImageRow, read_cohort
+from atlas_path.config import load_train_config
 from atlas_path.errors import UsageError
 from atlas_path.progress import say
 from atlas_path.slides import SlideSource, find_slides
@@ -45,7 +46,7 @@ def plan_cases(inputs: Sequence[Path], cohort: Path | None, out: Path) -> list[P
 
     Args:
         inputs: slides, stores, or folders of them.
-        cohort: optional table with case_id, patient_id and image_id or path.
+        cohort: optional table with case_id, patient_id and image_id or path, or the YAML of a study.
         out: the scores folder; what lies in it is never an input.
 
     Raises:
@@ -55,7 +56,15 @@ def plan_cases(inputs: Sequence[Path], cohort: Path | None, out: Path) -> list[P
     images = find_images(inputs, out)
     if cohort is None:
         return [PlannedCase(image.image_id, image.image_id, (image,)) for image in images]
-    return _cases_of(read_cohort(cohort), images)
+    return _cases_of(_read(cohort), images)
+
+
+def _read(path: Path) -> Cohort:
+    """A cohort table, or that of a study's YAML (with the study's names of columns)."""
+    if path.suffix.lower() not in (".yaml", ".yml"):
+        return read_cohort(path)
+    study = load_train_config(path)
+    return read_cohort(study.cohort, (), study.columns)
 
 
 def find_images(inputs: Sequence[Path], out: Path) -> list[PlannedImage]:

@@ -39,7 +39,8 @@ def score(
     model: Annotated[Path, typer.Option("--model", help="Run folder of `train` (one model, or fold_*/).")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of scores.")] = Path("scores"),
     cohort: Annotated[
-        Path | None, typer.Option(help="Table of cases with several images; labels are not needed.")
+        Path | None,
+        typer.Option(help="Table (or study YAML) of cases with several images; no labels needed."),
     ] = None,
     stores: Annotated[
         Path | None, typer.Option(help="Where stores of raw slides go. Default: SCORES/stores.")

@@ -186,6 +186,10 @@ def test_cases_of_several_images_and_patients(stores: Path, run: Path, tmp_path:
     assert list(patients["patient_id"]) == ["P1"]
     assert patients.loc[0, "prob_tumour"] == cases["prob_tumour"].max()
     assert patients.loc[0, "n_cases"] == 2
+    study = tmp_path / "study.yaml"
+    study.write_text(f"cohort: {table.name}\ntask: {{kind: binary, label: label}}\n")
+    score([stores], run, tmp_path / "y", options(cohort=study))
+    assert probabilities(tmp_path / "y") == probabilities(tmp_path / "s")
     maps = [read_attribution(attribution_path(tmp_path / "s", i)) for i in ("a", "b")]
     logit = read_table(tmp_path / "s/members.csv").set_index("case_id").loc["x", "logit_0"]
     total = sum(m.contribution_NTO.sum(dtype=np.float64) for m in maps) + maps[0].info.bias[0]
