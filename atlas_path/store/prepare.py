@@ -44,6 +44,8 @@ from atlas_path.tissue import (
     window_fractions,
 )
 
+THUMBNAIL_PX_MAX = 12_000_000
+
 
 @dataclass(frozen=True)
 class Request:
@@ -180,9 +182,14 @@ def _find(
 
 
 def _thumbnail_mpp(slide: Slide, options: PreprocessOptions) -> float:
-    """Radiographs are coarser than any tissue thumbnail: an eighth of their own resolution will do."""
-    native = require_mpp(slide).mean
-    return max(options.tissue_mpp, 8 * native) if isinstance(slide, KnowsItsTissue) else options.tissue_mpp
+    """Radiographs are coarser than any tissue thumbnail: an eighth of their own resolution will do.
+
+    Giants are looked at a little more coarsely, because tissue finding holds the whole picture in memory.
+    """
+    native, full = float(require_mpp(slide).mean), slide.levels[0]
+    largest = native * (full.height_px * full.width_px / THUMBNAIL_PX_MAX) ** 0.5
+    least = max(options.tissue_mpp, largest)
+    return float(max(least, 8 * native) if isinstance(slide, KnowsItsTissue) else least)
 
 
 def _subject(slide: Slide) -> str:

@@ -76,20 +76,28 @@ def window_fractions(
     """Fraction of tissue in each window of a level that `mask` (h, w) covers exactly.
 
     Exact area integral of the mask over the window's part inside the level, whatever the ratio of the two
-    pixel sizes. Returns float32 (rows, cols).
+    pixel sizes, and the same to the last bit on every machine (no matrix product, whose sums depend on
+    threads). Returns float32 (rows, cols).
     """
     grid = Grid(level_height_px, level_width_px, window_px)
-    rows = _overlaps(grid.rows, window_px, level_height_px, mask.shape[0])
-    cols = _overlaps(grid.cols, window_px, level_width_px, mask.shape[1])
-    fractions = rows @ mask.astype(np.float32) @ cols.T
-    return np.asarray(np.clip(fractions, 0.0, 1.0), np.float32)
+    y, x = _edges(grid.rows, window_px, level_height_px), _edges(grid.cols, window_px, level_width_px)
+    integral = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), np.int64)
+    integral[1:, 1:] = mask.cumsum(axis=0, dtype=np.int64).cumsum(axis=1)
+    scale_y, scale_x = mask.shape[0] / level_height_px, mask.shape[1] / level_width_px
+    below = _at(_at(integral, y * scale_y), x * scale_x, axis=1)
+    tissue = np.diff(np.diff(below, axis=0), axis=1)
+    areas = np.outer(np.diff(y), np.diff(x)) * (scale_y * scale_x)
+    return np.asarray(np.clip(tissue / areas, 0.0, 1.0), np.float32)
 
 
-def _overlaps(n_windows: int, window_px: int, level_px: int, mask_px: int) -> np.ndarray:
-    """(windows, mask pixels): share of each window's length that lies in each mask pixel; rows sum to 1."""
-    scale = mask_px / level_px
-    start = np.arange(n_windows)[:, None] * window_px * scale
-    stop = np.minimum((np.arange(n_windows)[:, None] + 1) * window_px, level_px) * scale
-    pixel = np.arange(mask_px)[None]
-    shared: np.ndarray = np.clip(np.minimum(stop, pixel + 1) - np.maximum(start, pixel), 0, None)
-    return np.asarray(shared / shared.sum(axis=1, keepdims=True), np.float32)
+def _edges(n_windows: int, window_px: int, level_px: int) -> np.ndarray:
+    """(windows + 1,) pixels between which the windows lie; the last window ends where the level does."""
+    return np.asarray(np.minimum(np.arange(n_windows + 1) * window_px, level_px), np.float64)
+
+
+def _at(integral: np.ndarray, position: np.ndarray, axis: int = 0) -> np.ndarray:
+    """An integral image at fractional positions of one axis; linear between pixels, which is exact."""
+    whole = np.minimum(position.astype(np.int64), integral.shape[axis] - 2)
+    part = np.expand_dims(position - whole, 1 - axis)
+    low, high = integral.take(whole, axis), integral.take(whole + 1, axis)
+    return np.asarray(low + (high - low) * part)

@@ -16,10 +16,11 @@ import psutil
 import pytest
 import tifffile
 
-from atlas_path.errors import ExitCode
+from atlas_path.errors import ExitCode, UsageError
 from atlas_path.store import PreprocessOptions, find_stores
 from atlas_path.store.commit import PartFolder, part_folders, store_path, sweep
 from atlas_path.store.verify import verify_store
+from pipelines import cluster as cluster_module
 from pipelines.preprocess import preprocess
 from pipelines.preprocess_status import status
 from pipelines.work import read_manifest
@@ -163,6 +164,20 @@ def test_a_giant_in_bands_has_the_same_bytes(slides: Path, tmp_path, undisturbed
     result = preprocess([slides], tmp_path / "out", options)
     assert [record.error for record in result.records] == ["", ""]
     assert content(tmp_path / "out") == undisturbed
+
+
+def test_a_running_cluster_is_used(slides: Path, tmp_path, undisturbed, monkeypatch) -> None:
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None, silence_logs=50) as cluster:
+        address = cluster.scheduler_address
+        options = PreprocessOptions(scheduler=address, tissue="none", limit=1)
+        result = preprocess([slides / "b.tif"], tmp_path / "out", options)
+        assert [record.error for record in result.records] == [""]
+    assert content(tmp_path / "out") == {k: v for k, v in undisturbed.items() if k.startswith("b.ome.zarr")}
+    monkeypatch.setattr(cluster_module, "CONNECT_TIMEOUT_S", 1)
+    with pytest.raises(UsageError, match="no Dask scheduler answers there"):
+        preprocess([slides / "a.tif"], tmp_path / "out", options)
 
 
 @pytest.fixture
