@@ -56,8 +56,8 @@ def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 class KeyValues:
     """Keys and values of all windows of one scale."""
 
-    k_WHTd: Tensor
-    v_WHTd: Tensor
+    kv_W2HTd: Tensor
+    """Keys, then values."""
     valid_WT: Tensor | None
     """Which tokens exist; None when all do."""
 
@@ -77,9 +77,10 @@ def attend(q_WHQd: Tensor, own: KeyValues, coarse: Sequence[Ancestor], backend: 
 
         out_WHQd = varlen_attend(q_WHQd, own, coarse)
     else:
-        k_WHJd, v_WHJd, valid_WJ = _gather(own, coarse)
+        kv_W2HJd, valid_WJ = _gather(own, coarse)
         mask = None if valid_WJ is None else valid_WJ[:, None, None, :]
         kernel = _plain if backend == "plain" else F.scaled_dot_product_attention
+        k_WHJd, v_WHJd = kv_W2HJd.unbind(1)
         out_WHQd = kernel(q_WHQd, k_WHJd, v_WHJd, attn_mask=mask)
     return out_WHQd.transpose(1, 2).flatten(2)
 
@@ -93,27 +94,27 @@ def _plain(q_WHQd: Tensor, k_WHJd: Tensor, v_WHJd: Tensor, attn_mask: Tensor | N
     return logits.to(wide).softmax(-1).to(v_WHJd.dtype) @ v_WHJd
 
 
-def _gather(own: KeyValues, coarse: Sequence[Ancestor]) -> tuple[Tensor, Tensor, Tensor | None]:
+def _gather(own: KeyValues, coarse: Sequence[Ancestor]) -> tuple[Tensor, Tensor | None]:
     """Own and coarser keys, values and validity side by side, one copy per window."""
     if not coarse:
-        return own.k_WHTd, own.v_WHTd, own.valid_WT
-    ks, vs, valids = [own.k_WHTd], [own.v_WHTd], [own.valid_WT]
+        return own.kv_W2HTd, own.valid_WT
+    kvs, valids = [own.kv_W2HTd], [own.valid_WT]
     for kv, index_W, complete in coarse:
         at_W = index_W if complete else index_W.clamp_min(0)
-        ks.append(kv.k_WHTd.index_select(0, at_W))
-        vs.append(kv.v_WHTd.index_select(0, at_W))
+        kvs.append(kv.kv_W2HTd.index_select(0, at_W))
         valid = None if kv.valid_WT is None else kv.valid_WT.index_select(0, at_W)
         if not complete:
             exists_W1 = (index_W >= 0)[:, None]
-            valid = exists_W1.expand(-1, kv.k_WHTd.shape[2]) if valid is None else valid & exists_W1
+            valid = exists_W1.expand(-1, kv.kv_W2HTd.shape[3]) if valid is None else valid & exists_W1
         valids.append(valid)
+    kv_W2HJd = torch.cat(kvs, 3)
     if all(v is None for v in valids):
-        return torch.cat(ks, 2), torch.cat(vs, 2), None
+        return kv_W2HJd, None
     filled = [
-        v if v is not None else torch.ones(k.shape[0], k.shape[2], dtype=torch.bool, device=k.device)
-        for v, k in zip(valids, ks, strict=True)
+        v if v is not None else torch.ones(len(kv), kv.shape[3], dtype=torch.bool, device=kv.device)
+        for v, kv in zip(valids, kvs, strict=True)
     ]
-    return torch.cat(ks, 2), torch.cat(vs, 2), torch.cat(filled, 1)
+    return kv_W2HJd, torch.cat(filled, 1)
 
 
 Turn = tuple[Tensor, Tensor]

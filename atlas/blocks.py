@@ -193,8 +193,7 @@ def _keys_values(x_WTD: Tensor, layer: ScaleLayer, scale: Scale, runtime: Runtim
 
 
 def _as_key_values(kv_W2HTd: Tensor, scale: Scale) -> KeyValues:
-    k_WHTd, v_WHTd = kv_W2HTd.unbind(1)
-    return KeyValues(k_WHTd, v_WHTd, None if scale.all_valid else scale.valid_WT)
+    return KeyValues(kv_W2HTd, None if scale.all_valid else scale.valid_WT)
 
 
 def _part(drop: Drop | None, start: int, stop: int) -> Drop | None:

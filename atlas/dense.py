@@ -22,9 +22,9 @@ from atlas.blocks import Block, BroadcastDown, ScaleLayer
 from atlas.config import PATCH_PX
 from atlas.heads import LocalEvidenceHead
 from atlas.model import Atlas
-from atlas.stem import HaloConv, ReferenceStem, SlimStem
+from atlas.stem import ReferenceStem, SlimStem, StemConv
 
-_Conv = Callable[[HaloConv, Tensor], Tensor]
+_Conv = Callable[[StemConv, Tensor], Tensor]
 
 
 @dataclass
@@ -118,13 +118,17 @@ def dense_stem(model: Atlas, pixels_Chw: Tensor, kept_hw: Tensor) -> Tensor:
         cell = 2 ** round(math.log2(cell))
         return x * kept_hw[::cell, ::cell].to(x.dtype)
 
-    def conv(layer: HaloConv, x: Tensor) -> Tensor:
+    def conv(layer: StemConv, x: Tensor) -> Tensor:
         return F.conv2d(masked(x), layer.weight, layer.bias, layer.stride, padding=1)
 
     if isinstance(stem, SlimStem):
         x = masked(x)
         x = F.pad(x, (0, -x.shape[3] % 4, 0, -x.shape[2] % 4))
-        x = _slim_blocks(stem.blocks4, F.gelu(stem.norm4(stem.patches(x))), conv)
+        x = _slim_blocks(
+            stem.blocks4,
+            F.gelu(stem.norm4(F.conv2d(x, stem.patches.weight, stem.patches.bias, stride=4))),
+            conv,
+        )
         x = _slim_blocks(stem.blocks8, F.gelu(stem.norm8(conv(stem.down8, x))), conv)
         return _slim_blocks(stem.blocks16, stem.norm16(conv(stem.down16, x)), conv)[0]
     assert isinstance(stem, ReferenceStem)

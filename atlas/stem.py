@@ -80,17 +80,33 @@ def mask_outside(x_Wchw: Tensor, near: Neighbours, window_px: int) -> Tensor:
     return x_Wchw * (row_W1h1 & col_W11w).to(x_Wchw.dtype)
 
 
-class HaloConv(nn.Conv2d):
-    """3x3 convolution, stride 1 or 2, that reads across window borders."""
+class StemConv(nn.Conv2d):
+    """Convolution and the normalisation behind it.
 
-    def __init__(self, c_in: int, c_out: int, stride: int, window_px: int, bias: bool = True) -> None:
-        super().__init__(c_in, c_out, 3, stride, bias=bias)
-        self.window_px = window_px
+    3x3 with stride 1 or 2 reads across window borders; patches (kernel = stride) do not. A `ChannelScale` is
+    folded into the kernel, so it costs no pass over the features.
+    """
 
-    def forward(self, x_Wchw: Tensor, near: Neighbours) -> Tensor:  # type: ignore[override]
+    def __init__(
+        self, c_in: int, c_out: int, kernel: int, stride: int, cfg: AtlasConfig, bias: bool = True
+    ) -> None:
+        super().__init__(c_in, c_out, kernel, stride, bias=bias)
+        self.window_px = cfg.window_px
+
+    def forward(  # type: ignore[override]
+        self, x_Wchw: Tensor, near: Neighbours, norm: nn.Module | None = None
+    ) -> Tensor:
         x_Wchw = mask_outside(x_Wchw, near, self.window_px)
-        padded: Tensor = HaloPad.apply(x_Wchw, near.index_8W, near.present_8W, self.stride[0] == 1)
-        return super().forward(padded)
+        if self.kernel_size != self.stride:
+            x_Wchw = HaloPad.apply(x_Wchw, near.index_8W, near.present_8W, self.stride[0] == 1)
+        if isinstance(norm, ChannelScale) and not norm.starting:
+            bias = norm.bias if self.bias is None else torch.addcmul(norm.bias, self.bias, norm.weight)
+            weight = self.weight * norm.weight[:, None, None, None]
+            return F.conv2d(x_Wchw, weight, bias, self.stride)
+        y: Tensor = super().forward(x_Wchw)
+        if norm is not None:
+            y = norm(y)
+        return y
 
 
 class PixelNorm(nn.LayerNorm):
@@ -118,7 +134,7 @@ class ChannelScale(nn.Module):
             spread, mean = torch.std_mean(x_Wchw, (0, 2, 3))
             self.weight.copy_(1.0 / spread.clamp_min(1e-6))
             self.bias.copy_(-mean * self.weight)
-        return torch.addcmul(self.bias[:, None, None], x_Wchw, self.weight[:, None, None])
+        return x_Wchw * self.weight[:, None, None] + self.bias[:, None, None]
 
 
 @torch.no_grad()
@@ -152,24 +168,22 @@ class SlimStem(nn.Module):
 
     def __init__(self, cfg: AtlasConfig) -> None:
         super().__init__()
-        c, px, (n4, n8, n16) = cfg.stem_width, cfg.window_px, cfg.stem_blocks
-        self.window_px = px
-        self.patches, self.norm4 = nn.Conv2d(cfg.in_channels, c, 4, 4), _norm(c, cfg)
+        c, (n4, n8, n16) = cfg.stem_width, cfg.stem_blocks
+        self.patches, self.norm4 = StemConv(cfg.in_channels, c, 4, 4, cfg), _norm(c, cfg)
         self.blocks4 = nn.ModuleList(SlimBlock(c, cfg) for _ in range(n4))
-        self.down8, self.norm8 = HaloConv(c, 2 * c, 2, px), _norm(2 * c, cfg)
+        self.down8, self.norm8 = StemConv(c, 2 * c, 3, 2, cfg), _norm(2 * c, cfg)
         self.blocks8 = nn.ModuleList(SlimBlock(2 * c, cfg) for _ in range(n8))
-        self.down16, self.norm16 = HaloConv(2 * c, cfg.dim, 2, px), _norm(cfg.dim, cfg)
+        self.down16, self.norm16 = StemConv(2 * c, cfg.dim, 3, 2, cfg), _norm(cfg.dim, cfg)
         self.blocks16 = nn.ModuleList(SlimBlock(cfg.dim, cfg) for _ in range(n16))
 
     def forward(self, pixels_WCHW: Tensor, near: Neighbours) -> Tensor:
-        x = mask_outside(pixels_WCHW, near, self.window_px)
-        x = F.gelu(self.norm4(self.patches(x)))
+        x = F.gelu(self.patches(pixels_WCHW, near, self.norm4))
         for block in self.blocks4:
             x = block(x, near)
-        x = F.gelu(self.norm8(self.down8(x, near)))
+        x = F.gelu(self.down8(x, near, self.norm8))
         for block in self.blocks8:
             x = block(x, near)
-        x = self.norm16(self.down16(x, near))
+        x = self.down16(x, near, self.norm16)
         for block in self.blocks16:
             x = block(x, near)
         return _tokens(x)
@@ -180,10 +194,10 @@ class SlimBlock(nn.Module):
 
     def __init__(self, c: int, cfg: AtlasConfig) -> None:
         super().__init__()
-        self.conv, self.norm = HaloConv(c, c, 1, cfg.window_px), _norm(c, cfg)
+        self.conv, self.norm = StemConv(c, c, 3, 1, cfg), _norm(c, cfg)
 
     def forward(self, x_Wchw: Tensor, near: Neighbours) -> Tensor:
-        y: Tensor = self.norm(self.conv(F.gelu(x_Wchw), near))
+        y: Tensor = self.conv(F.gelu(x_Wchw), near, self.norm)
         return x_Wchw + y
 
 
@@ -195,21 +209,21 @@ class ReferenceStem(nn.Module):
 
     def __init__(self, cfg: AtlasConfig) -> None:
         super().__init__()
-        c, px = cfg.dim // 4, cfg.window_px
-        self.conv0a = HaloConv(cfg.in_channels, 64, 2, px, bias=False)
+        c = cfg.dim // 4
+        self.conv0a = StemConv(cfg.in_channels, 64, 3, 2, cfg, bias=False)
         self.norm0a = _norm(64, cfg, 1e-4)
-        self.conv0b = HaloConv(64, c, 2, px, bias=False)
+        self.conv0b = StemConv(64, c, 3, 2, cfg, bias=False)
         self.norm0b = _norm(c, cfg, 1e-4)
         self.blocks1 = nn.ModuleList(ReferenceBlock(c, cfg) for _ in range(3))
         self.norm1 = PixelNorm(c, eps=1e-6)
-        self.down1 = HaloConv(c, 2 * c, 2, px, bias=False)
+        self.down1 = StemConv(c, 2 * c, 3, 2, cfg, bias=False)
         self.blocks2 = nn.ModuleList(ReferenceBlock(2 * c, cfg) for _ in range(3))
         self.norm2 = PixelNorm(2 * c, eps=1e-6)
-        self.down2 = HaloConv(2 * c, 4 * c, 2, px, bias=False)
+        self.down2 = StemConv(2 * c, 4 * c, 3, 2, cfg, bias=False)
 
     def forward(self, pixels_WCHW: Tensor, near: Neighbours) -> Tensor:
-        x = F.relu(self.norm0a(self.conv0a(pixels_WCHW, near)))
-        x = F.relu(self.norm0b(self.conv0b(x, near)))
+        x = F.relu(self.conv0a(pixels_WCHW, near, self.norm0a))
+        x = F.relu(self.conv0b(x, near, self.norm0b))
         for block in self.blocks1:
             x = block(x, near)
         x = self.down1(self.norm1(x), near)
@@ -223,12 +237,11 @@ class ReferenceBlock(nn.Module):
 
     def __init__(self, c: int, cfg: AtlasConfig) -> None:
         super().__init__()
-        self.conv1, self.norm1 = HaloConv(c, c, 1, cfg.window_px), _norm(c, cfg)
-        self.conv2, self.norm2 = HaloConv(c, c, 1, cfg.window_px), _norm(c, cfg)
+        self.conv1, self.norm1 = StemConv(c, c, 3, 1, cfg), _norm(c, cfg)
+        self.conv2, self.norm2 = StemConv(c, c, 3, 1, cfg), _norm(c, cfg)
 
     def forward(self, x_Wchw: Tensor, near: Neighbours) -> Tensor:
-        y: Tensor = F.gelu(self.norm1(self.conv1(x_Wchw, near)))
-        y = self.norm2(self.conv2(y, near))
+        y: Tensor = self.conv2(F.gelu(self.conv1(x_Wchw, near, self.norm1)), near, self.norm2)
         return x_Wchw + y
 
 

@@ -60,7 +60,7 @@ def varlen_attend(q_WHQd: Tensor, own: KeyValues, coarse: Sequence[Ancestor]) ->
 
 def _pack(kv: KeyValues) -> tuple[Tensor, Tensor, Tensor]:
     """Keys and values (m, H, d) of the tokens that exist, and how many each window has."""
-    k, v = kv.k_WHTd.transpose(1, 2), kv.v_WHTd.transpose(1, 2)
+    k, v = kv.kv_W2HTd.transpose(2, 3).unbind(1)
     if kv.valid_WT is None:
         count_W = torch.full((k.shape[0],), k.shape[1], device=k.device)
         return k.flatten(0, 1), v.flatten(0, 1), count_W

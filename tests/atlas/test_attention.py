@@ -31,7 +31,8 @@ def inputs(partial: bool, dtype=torch.float64, device: str = "cpu"):
     q, k0, v0, k1, v1, k2, v2 = leaves
     first = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, 2, 2, -1, -1], device=device)
     second = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, -1, -1, -1, -1], device=device)
-    own, one, two = KeyValues(k0, v0, valid(W)), KeyValues(k1, v1, valid(3)), KeyValues(k2, v2, valid(2))
+    pairs = zip((k0, k1, k2), (v0, v1, v2), (W, 3, 2), strict=True)
+    own, one, two = (KeyValues(torch.stack([k, v], 1), valid(n)) for k, v, n in pairs)
     return q, own, [(one, first, False), (two, second, False)], leaves
 
 
