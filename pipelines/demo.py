@@ -80,8 +80,9 @@ def run_demo(out: Path, seed: int = 0, n_slides: int = N_SLIDES, epochs: int = 1
     _must_be_ok("score", score([stores], run, scores, ScoreOptions(cohort=test)).exit_code)
     _stage(f"atlas-path heatmap {scores}")
     _must_be_ok("heatmap", heatmap(scores, HeatmapOptions()).exit_code)
-    _stage(f"atlas-path evaluate {scores} --cohort {study} -o {report}")
-    evaluate(scores, study, report, EvaluateOptions())
+    truth = out / "lesions.csv"
+    _stage(f"atlas-path evaluate {scores} --cohort {study} --truth {truth} -o {report}")
+    evaluate(scores, study, report, EvaluateOptions(truth=truth))
     return DemoResult(
         predictions=scores / "predictions.csv",
         overlays=scores / "heatmaps",
