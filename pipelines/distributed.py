@@ -97,6 +97,7 @@ def place_model(model: nn.Module, world: World, shard: str, device: torch.device
         fully_shard(model, mesh=mesh, reshard_after_forward=False)
         assert isinstance(model, FSDPModule)
         model.set_gradient_divide_factor(1.0)
+        model.set_force_sum_reduction_for_comms(True)
 
 
 def before_pass(model: nn.Module, last_of_step: bool) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from atlas import Atlas
 from atlas_path.cohort import (
@@ -41,11 +42,11 @@ NOT_IN_IDENTITY: dict[str, Any] = {
     "cohort": True,
     "track": True,
     "pretrain": True,
-    "runtime": {"device", "threads", "checkpoint_minutes", "keep_checkpoints", "compile"},
+    "runtime": {"device", "threads", "memory", "shard", "checkpoint_minutes", "keep_checkpoints"},
     "data": {"stores", "workers", "prefetch", "cache_gb"},
 }
-"""Settings that may differ when a run goes on: they do not change its numbers. (Of the cohort the content is
-compared, not the place.)"""
+"""Settings that may differ when a run goes on: they do not change its numbers. Of the cohort the content is
+compared, not the place."""
 
 
 def train(config: TrainConfig, force: bool = False) -> Path:
@@ -99,7 +100,11 @@ def _claim(run_dir: Path, config: TrainConfig, force: bool) -> None:
             raise UsageError(run_dir, "not a run folder, so it is not removed", "give another name or out")
         shutil.rmtree(run_dir)
     if settings.exists():
-        old = TrainConfig.model_validate(_load_yaml(settings))
+        try:
+            old = TrainConfig.model_validate(_load_yaml(settings))
+        except ValidationError as error:
+            fault = "its config.yaml was written by another version"
+            raise UsageError(run_dir, fault, "change name, or use --force") from error
         changed = _differences(old, config)
         if changed:
             raise UsageError(

@@ -247,7 +247,6 @@ class RuntimeConfig(Section):
     checkpoint_minutes: NotNegative = 10.0
     """A resumable checkpoint at least this often (and after every epoch)."""
     keep_checkpoints: Count = 2
-    compile: bool = False
 
 
 class TrainConfig(Section):
