@@ -38,6 +38,12 @@ class Scale:
     bin_tokens: int
     unit: str = "logit per square mm"
 
+    def shown(self) -> tuple[float, str]:
+        """The limit and its unit for the legend; per square centimetre where it would be a tiny number."""
+        if self.limit >= 0.01:
+            return self.limit, self.unit
+        return self.limit * 100.0, self.unit.replace("square mm", "square cm")
+
 
 @dataclass(frozen=True)
 class Caption:
@@ -196,7 +202,8 @@ def _colour_bar(
     figure.paste(Image.fromarray(bar), (left, top))
     draw.rectangle((left - 1, top - 1, left + width, top + 16), outline=LINE)
     small = _font(15)
-    ticks = (-scale.limit, 0.0, scale.limit) if token_map.signed else (0.0, scale.limit)
+    limit, unit = scale.shown()
+    ticks = (-limit, 0.0, limit) if token_map.signed else (0.0, limit)
     for i, tick in enumerate(ticks):
         text = f"{tick:+.3g}" if token_map.signed and tick else f"{tick:.3g}"
         x = left + width * i / (len(ticks) - 1)
@@ -205,7 +212,7 @@ def _colour_bar(
     if token_map.signed:
         draw.text((left, top + 38), "against", SOFT_INK, font=small)
         draw.text((left + width - draw.textlength("for", small), top + 38), "for", SOFT_INK, font=small)
-    lines = [token_map.what, f"{scale.unit}; one scale for all images of this folder"]
+    lines = [token_map.what, f"{unit}; one scale for all images of this folder"]
     for i, line in enumerate(lines):
         text_left = max(MARGIN, left + width - draw.textlength(line, small))
         draw.text((text_left, top + 58 + 19 * i), line, SOFT_INK, font=small)

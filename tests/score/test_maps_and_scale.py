@@ -10,7 +10,7 @@ from atlas_path.geometry import Mpp
 from atlas_path.results import OperatingPoint, Task, decide
 from pipelines.colours import AGAINST, FOR, grey_of, is_dark, paint, strength
 from pipelines.explain import explained_output
-from pipelines.exports.overlay import binned, nice_length_mm
+from pipelines.exports.overlay import Scale, binned, nice_length_mm
 from pipelines.heatmap_scale import cohort_scale, rounded
 from pipelines.token_map import LevelFrame, TokenMap
 
@@ -93,6 +93,11 @@ def test_large_slides_get_coarser_cells() -> None:
 @pytest.mark.parametrize(("value", "expected"), [(1.234, 1.3), (0.0451, 0.046), (90.0, 90.0), (1e-5, 1e-5)])
 def test_limits_are_round_numbers(value: float, expected: float) -> None:
     assert rounded(value) == pytest.approx(expected)
+
+
+def test_legends_have_readable_units() -> None:
+    assert Scale(0.5, 1).shown() == (0.5, "logit per square mm")
+    assert Scale(4e-5, 1).shown() == (pytest.approx(4e-3), "logit per square cm")
 
 
 @pytest.mark.parametrize(("longest", "length"), [(0.9, 0.5), (1.0, 1.0), (7.3, 5.0), (0.021, 0.02)])
