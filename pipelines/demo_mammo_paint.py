@@ -98,7 +98,7 @@ def _depth(rng: np.random.Generator, y: np.ndarray, x: np.ndarray, view: str) ->
     reach = 0.62 + 0.06 * rng.standard_normal()
     depth = 1 - ((y - centre) / half_height) ** 2 - (x / reach) ** 2
     if view == "MLO":  # the axilla goes on to the upper edge
-        axilla = np.where(y < centre, 0.45 + 0.25 * y - x, -1)
+        axilla = 0.45 + 0.25 * y - x - 6 * np.clip(y - centre + 0.2, 0, None) ** 2
         depth = np.maximum(depth, axilla * 2)
     return np.asarray(depth, dtype=np.float32)
 
