@@ -100,10 +100,11 @@ class BaseReader:
         x_start = cols.start * WINDOW_PX
         x_stop = min(cols.stop * WINDOW_PX, base.width_px)
         last_row = min((y1 - 1) // WINDOW_PX, rows.stop - 1)
-        needed = self._keep[y0 // WINDOW_PX : last_row + 1]
+        kept = self._keep[y0 // WINDOW_PX : last_row + 1].any(axis=0)
+        kept_before = [0, *np.cumsum(kept).tolist()]  # windows kept left of each column
         for tile_col in range(x_start // tile_w, -(-x_stop // tile_w)):
             x0, x1 = max(tile_col * tile_w, x_start), min((tile_col + 1) * tile_w, x_stop)
-            if not needed[:, x0 // WINDOW_PX : (x1 - 1) // WINDOW_PX + 1].any():
+            if kept_before[(x1 - 1) // WINDOW_PX + 1] == kept_before[x0 // WINDOW_PX]:
                 continue
             target = canvas[y0 - top : y1 - top, x0 - x_start : x1 - x_start]
             tile = self._tile_or_none(tiles, tile_row, tile_col, (y0, x0, y1, x1), rows)
