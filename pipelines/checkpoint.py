@@ -103,8 +103,10 @@ def load_checkpoint(
     tensors = _tensors(model, optimiser, ema)
     try:
         with _quiet():
+            saved = HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata
+            wanted = {key: value for key, value in tensors.items() if not _never_used(key, saved)}
             reader = HuggingFaceStorageReader(str(path))
-            dcp_load(tensors, storage_reader=reader, no_dist=not world.is_parallel)
+            dcp_load(wanted, storage_reader=reader, no_dist=not world.is_parallel)
         progress = Progress(**json.loads((path / PROGRESS).read_text(encoding="utf-8")))
     except (CheckpointException, RuntimeError, KeyError, ValueError, TypeError, OSError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else error.__class__.__name__
@@ -116,7 +118,8 @@ def load_checkpoint(
         model_state[key] = tensors[f"model.{key}"]
     for name, values in optimiser_state["state"].items():
         for key in values:
-            values[key] = tensors[f"optimiser.{name}.{key}"]
+            value = tensors[f"optimiser.{name}.{key}"]
+            values[key] = torch.zeros_like(value) if _never_used(f"optimiser.{name}.{key}", saved) else value
     set_state_dict(model, optimiser, model_state_dict=model_state, optim_state_dict=optimiser_state)
     for key, tensor in (ema or {}).items():
         tensor.copy_(tensors[f"ema.{key}"])
@@ -133,6 +136,14 @@ def _tensors(
             tensors[f"optimiser.{name}.{key}"] = value
     tensors |= {f"ema.{key}": value for key, value in (ema or {}).items()}
     return tensors
+
+
+def _never_used(key: str, saved: Mapping[str, Any]) -> bool:
+    """Whether this is optimiser state of a weight that no case had used when the checkpoint was written.
+
+    Images of one window leave the coarse scales alone, as do the first `window_epochs`. It starts from zero.
+    """
+    return key.startswith("optimiser.") and key not in saved
 
 
 def _states(model: nn.Module, optimiser: torch.optim.Optimizer) -> tuple[dict[str, Any], dict[str, Any]]:

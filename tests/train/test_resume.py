@@ -89,6 +89,15 @@ def test_kill_9_in_mid_epoch_and_resume_is_exact(tmp_path, memory_script, here, 
     assert weights[0] == weights[1]
 
 
+def test_weights_not_used_before_the_checkpoint_resume_exactly(tmp_path, memory_script, here):
+    optim = {"epochs": 3, "window_epochs": 2}
+    here(tmp_path / "whole", optim=optim)
+    options = ("optim.epochs=3", "optim.window_epochs=2", EVERY_STEP)
+    assert start(memory_script, tmp_path / "cut", "--kill-at-pass", "6", *options) == -9
+    here(tmp_path / "cut", optim=optim)
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+
+
 @pytest.mark.slow
 def test_two_processes_equal_one_and_resume_at_other_counts(tmp_path, memory_script, here, capsys):
     here(tmp_path / "one")
