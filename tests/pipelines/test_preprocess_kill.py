@@ -108,11 +108,14 @@ def test_the_driver_is_killed(slides: Path, tmp_path, undisturbed) -> None:
 
 
 def test_it_is_interrupted(slides: Path, tmp_path, undisturbed) -> None:
-    out = tmp_path / "out"
-    process = start(slides, out, workers=0)
-    wait_for(lambda: is_writing(out, "a"), process)
-    process.send_signal(signal.SIGINT)
-    output = process.communicate()[0]
+    for attempt in range(8):  # a quick machine may finish both slides before the signal arrives
+        out = tmp_path / f"out{attempt}"
+        process = start(slides, out, workers=0)
+        wait_for(lambda out=out: is_writing(out, "a"), process)
+        process.send_signal(signal.SIGINT)
+        output = process.communicate()[0]
+        if process.returncode != ExitCode.OK:
+            break
     assert process.returncode == ExitCode.INTERRUPTED, output
     assert "run the same command again" in output
     assert part_folders(out) == []
