@@ -80,6 +80,7 @@ def main() -> None:
     parser.add_argument("--tissue", default="0.4", help="fraction of tissue of the slide")
     parser.add_argument("--reps", type=int, default=5)
     parser.add_argument("--groups", default="20x,40x,j2k")
+    parser.add_argument("--variants", help="only these, separated by commas")
     parser.add_argument("--memory", action="store_true", help="only peak memory, at 1.2 and 10 Gpx")
     parser.add_argument("--scratch", type=Path, help="folder for slides and stores; removed at the end")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/ingest.json")
@@ -113,6 +114,8 @@ def compare(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         for group in groups:
             for name, variant in VARIANTS[group].items():
                 if variant["engine"] == "naive" and rep >= NAIVE_REPS:
+                    continue
+                if arguments.variants and name not in arguments.variants.split(","):
                     continue
                 result = in_process({**variant, "slide": str(inputs[group]), "scratch": str(scratch)})
                 runs.append({"group": group, "variant": name, "rep": rep, **result})

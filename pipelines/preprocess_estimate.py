@@ -138,12 +138,10 @@ def _sample(job: Job) -> tuple[float, float]:
         for row, col in chosen:
             rows = range(int(row), min(int(row) + SQUARE_WINDOWS, plan.keep.shape[0]))
             cols = range(int(col), min(int(col) + SQUARE_WINDOWS, plan.keep.shape[1]))
-            for r, pixels in reader.rows(rows, cols):
-                if pixels is None:
-                    continue
-                for i in np.flatnonzero(plan.keep[r, cols.start : cols.stop]):
+            for _, windows in reader.windows(rows, cols):
+                for _, pixels in windows:
                     n_windows += 1
-                    n_bytes += _coded_bytes(plan.layout, pixels[:, i * WINDOW_PX : (i + 1) * WINDOW_PX])
+                    n_bytes += _coded_bytes(plan.layout, pixels)
         scale = job.n_kept / max(n_windows, 1) * ALL_LEVELS
         return (time.thread_time() - started) * scale, n_bytes * scale
 

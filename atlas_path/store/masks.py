@@ -78,7 +78,8 @@ def _mask_levels(prepared: Prepared) -> list[tuple[np.ndarray, Mpp]]:
     for _ in range(sum(level.layout is not None for level in prepared.job.levels)):
         levels.append((mask, mpp))
         even = np.pad(mask, ((0, mask.shape[0] % 2), (0, mask.shape[1] % 2)))
-        mask = even.reshape(even.shape[0] // 2, 2, even.shape[1] // 2, 2).max(axis=(1, 3))
+        both = even[::2] | even[1::2]
+        mask = both[:, ::2] | both[:, 1::2]
         mpp = mpp.scaled(2)
     return levels
 

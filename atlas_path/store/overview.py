@@ -31,7 +31,7 @@ def background_of(slide: Slide, overview: np.ndarray, tissue: TissueMask) -> int
         return white
     step = max(1, max(overview.shape[:2]) // PICTURE_PX)
     few, mask = overview[::step, ::step], tissue.mask[::step, ::step]
-    glass = few[~mask & (few.min(axis=2) < 255)]
+    glass = few[~mask & (cv2.min(cv2.min(few[..., 0], few[..., 1]), few[..., 2]) < 255)]
     if len(glass) < LEAST_GLASS_PX:
         return white
     value = round(float(np.median(glass.mean(axis=1))))

@@ -1,9 +1,9 @@
 """Writes levels 0, 1 and 2 in one pass over the slide's pixels: every byte once, a few rows in memory.
 
-A thread takes a column of the slide, one shard wide, and goes down it a row of windows at a time: the windows
-are encoded, the row is halved; two halves make a row of the level above. Encoded windows are collected in
-their shard, which is written as soon as all columns above it have passed. So memory does not depend on the
-size of the slide. Levels above 2 are made afterwards from the stored level 2, which is a sixteenth of it.
+A thread takes a column of the slide and goes down it a window at a time: the window is encoded and halved
+while the processor's cache holds it; four halves make a window of the level above. Encoded windows are
+collected in their shard, which is written as soon as all columns over it have passed. So memory does not
+depend on the size of the slide. Levels above 2 are made afterwards from the stored level 2, which is a sixteenth of it.
 """
 
 from __future__ import annotations
@@ -60,81 +60,84 @@ class ChainWriter:
         columns = self._columns(shard_rows, threads)
         with OpenShards(self._job) as self._shards:
             for column in columns:
-                for level, shard in self._touched(column):
-                    self._shards.expect(level, shard)
+                for level in range(self._job.chain_top + 1):
+                    rows = range(column.rows.start >> level, ((column.rows.stop - 1) >> level) + 1)
+                    for shard in self._shards_under(column, level, rows):
+                        self._shards.expect(level, shard)
             run_threads(self._write_column, columns, threads)
         return Written(self._shards.files(), {0: self._reader.bad_px})
 
     def _columns(self, shard_rows: range, threads: int) -> list[Column]:
-        """Columns of one shard's width; narrower ones when there would be too few for the threads."""
+        """Columns of two shards' width; narrower ones when there would be too few for the threads.
+
+        Wide ones, because tiles on the border of two columns are decoded twice. Those with most to do come
+        first, so that all threads end together.
+        """
         plan, layout = self._job.levels[0], _layout(self._job, 0)
         per_shard = layout.shard[1] // WINDOW_PX
         grid_rows, grid_cols = plan.keep.shape
-        wide = per_shard
-        while wide > 1 << self._job.chain_top and -(-grid_cols // wide) < 2 * threads:
+        wide = 2 * per_shard
+        while wide > 1 << self._job.chain_top and -(-grid_cols // wide) < 4 * threads:
             wide //= 2
         columns = []
         for first in range(shard_rows.start, shard_rows.stop, BAND_SHARD_ROWS):
             stop = min(first + BAND_SHARD_ROWS, shard_rows.stop)
             rows = range(first * per_shard, min(stop * per_shard, grid_rows))
-            columns += [Column(rows, range(col, col + wide)) for col in range(0, grid_cols, wide)]
-        return columns
+            columns += [
+                Column(rows, range(col, min(col + wide, grid_cols))) for col in range(0, grid_cols, wide)
+            ]
+        return sorted(columns, key=self._work_in, reverse=True)
 
-    def _touched(self, column: Column) -> list[tuple[int, tuple[int, int]]]:
-        """(level, shard) of every shard that the column writes into."""
-        touched = []
-        for level in range(self._job.chain_top + 1):
-            n = _layout(self._job, level).shard[1] // WINDOW_PX
-            last = (column.rows.stop - 1) >> level
-            rows = range((column.rows.start >> level) // n, last // n + 1)
-            touched += [(level, (row, (column.cols.start >> level) // n)) for row in rows]
-        return touched
+    def _work_in(self, column: Column) -> int:
+        rows, cols = column.rows, column.cols
+        return int(self._job.levels[0].keep[rows.start : rows.stop, cols.start : cols.stop].sum())
+
+    def _shards_under(self, column: Column, level: int, rows: range) -> list[tuple[int, int]]:
+        """Shards of a level that hold windows of these rows (of the level) and the column."""
+        n = _layout(self._job, level).shard[1] // WINDOW_PX
+        cols = range((column.cols.start >> level) // n, ((column.cols.stop - 1) >> level) // n + 1)
+        return [(row, col) for row in range(rows.start // n, (rows.stop - 1) // n + 1) for col in cols]
 
     def _write_column(self, column: Column) -> None:
-        halves: list[np.ndarray | None] = [None] * (self._job.chain_top + 1)
-        for row, pixels in self._reader.rows(column.rows, column.cols):
-            self._push(0, row, column, pixels, halves)
+        parents: list[dict[int, np.ndarray]] = [{} for _ in range(self._job.chain_top + 1)]
+        for row, windows in self._reader.windows(column.rows, column.cols):
+            for col, pixels in windows:
+                self._put(0, row, col, pixels, parents)
+            self._end_row(0, row, column, parents)
             self._check_damage()
 
-    def _push(
-        self,
-        level: int,
-        row: int,
-        column: Column,
-        pixels: np.ndarray | None,
-        halves: list[np.ndarray | None],
+    def _put(
+        self, level: int, row: int, col: int, pixels: np.ndarray, parents: list[dict[int, np.ndarray]]
     ) -> None:
-        """Take a finished row of windows of a level (None: all background) and hand its half up."""
+        """Encode a window that is kept, and leave its half with the window above it."""
         job = self._job
-        last = row == (column.rows.stop - 1) >> level
-        if pixels is not None:
-            self._encode(level, row, column.cols.start >> level, pixels)
-        n = _layout(job, level).shard[1] // WINDOW_PX
-        if last or row % n == n - 1:
-            self._shards.passed(level, (row // n, (column.cols.start >> level) // n))
+        self._shards.put(level, row, col, pixels)
         if level == job.chain_top:
             return
-        half = None
-        if pixels is not None:
-            _extend_odd_edge(
-                pixels,
-                job.levels[level].height_px - row * WINDOW_PX,
-                job.levels[level].width_px - (column.cols.start >> level) * WINDOW_PX,
-            )
-            half = halve(pixels)
-        if row % 2 == 0 and not last:
-            halves[level] = half
-            return
-        upper, lower = (half, None) if row % 2 == 0 else (halves[level], half)
-        halves[level] = None
-        self._push(level + 1, row >> 1, column, _stacked(upper, lower, job.background), halves)
+        plan = job.levels[level]
+        _extend_odd_edge(pixels, plan.height_px - row * WINDOW_PX, plan.width_px - col * WINDOW_PX)
+        parent = parents[level + 1].get(col >> 1)
+        if parent is None:
+            parent = parents[level + 1][col >> 1] = np.full_like(pixels, job.background)
+        half = WINDOW_PX // 2
+        y, x = row % 2 * half, col % 2 * half
+        parent[y : y + half, x : x + half] = halve(pixels)
 
-    def _encode(self, level: int, row: int, col: int, pixels: np.ndarray) -> None:
-        keep = self._job.levels[level].keep
-        for i in range(pixels.shape[1] // WINDOW_PX):
-            if col + i < keep.shape[1] and keep[row, col + i]:
-                window = pixels[:, i * WINDOW_PX : (i + 1) * WINDOW_PX]
-                self._shards.put(level, row, col + i, window)
+    def _end_row(
+        self, level: int, row: int, column: Column, parents: list[dict[int, np.ndarray]]
+    ) -> None:
+        """A row of windows is complete: so may be its shards, and the row above it."""
+        last = row == (column.rows.stop - 1) >> level
+        n = _layout(self._job, level).shard[1] // WINDOW_PX
+        if last or row % n == n - 1:
+            for shard in self._shards_under(column, level, range(row, row + 1)):
+                self._shards.passed(level, shard)
+        if level < self._job.chain_top and (last or row % 2):
+            above = parents[level + 1]
+            for col in sorted(above):
+                self._put(level + 1, row >> 1, col, above[col], parents)
+            above.clear()
+            self._end_row(level + 1, row >> 1, column, parents)
 
     def _check_damage(self) -> None:
         if self._reader.n_bad > self._job.max_bad * self._job.n_kept:
@@ -310,20 +313,9 @@ def _interleaved(planes: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(planes.transpose(1, 2, 0))
 
 
-def _stacked(
-    upper: np.ndarray | None, lower: np.ndarray | None, background: int | float
-) -> np.ndarray | None:
-    """Two half rows as one row of windows; None when both are background."""
-    known = upper if upper is not None else lower
-    if known is None:
-        return None
-    blank = np.full_like(known, background) if upper is None or lower is None else known
-    return np.concatenate([blank if upper is None else upper, blank if lower is None else lower])
-
-
 def _extend_odd_edge(pixels: np.ndarray, height: int, width: int) -> None:
     """Repeat the last row and column of an odd-sized level, so that no background is averaged in."""
-    if height < pixels.shape[0] and height % 2:
+    if height < len(pixels) and height % 2:
         pixels[height] = pixels[height - 1]
     if width < pixels.shape[1] and width % 2:
         pixels[:, width] = pixels[:, width - 1]

@@ -1,4 +1,4 @@
-"""The pixels of level 0 of the store, a row of windows at a time, and what of them could not be read.
+"""The pixels of level 0 of the store, a window at a time, and what of them could not be read.
 
 A column of the slide is read from top to bottom in rows of windows. Where the slide's level is JPEG tiles
 they are decoded here, each tile of a column once, at 1/2, 1/4 or 1/8 by the decoder itself when the store is
@@ -19,6 +19,7 @@ from atlas_path.slides.colour import apply_icc_srgb
 from atlas_path.slides.jpeg_tiles import JpegTiles
 from atlas_path.store.job import Job
 
+Tiles = dict[tuple[int, int], np.ndarray | None]  # by row and column
 READ_WINDOWS = 4  # windows along each side of one read_region: large reads, small enough to find damage
 
 
@@ -42,98 +43,102 @@ class BaseReader:
             tiles = None
         self._tiles = tiles
 
-    def rows(self, rows: range, cols: range) -> Iterator[tuple[int, np.ndarray | None]]:
-        """(row, pixels (256, 256 * len(cols), channels)) of each row of windows; None where none is kept.
+    def windows(self, rows: range, cols: range) -> Iterator[tuple[int, Iterator[tuple[int, np.ndarray]]]]:
+        """(row, windows) of each row; of the windows that are kept (col, pixels (256, 256, channels)).
 
-        Windows that are not kept, and pixels that are unreadable or beyond the slide, are background. The
-        array is overwritten by the next row.
+        Pixels that are unreadable or beyond the slide are background. An array is the caller's to change
+        until the next one is asked for. All windows of a row must be taken before the next row.
         """
-        source = self._rows_of_tiles if self._tiles is not None else self._rows_of_regions
-        for row, pixels in source(rows, cols):
-            if pixels is not None:
-                if self._icc_profile:
-                    pixels[...] = apply_icc_srgb(pixels, self._icc_profile)
-                for i in np.flatnonzero(~self._keep_of(row, cols)):
-                    pixels[:, i * WINDOW_PX : (i + 1) * WINDOW_PX] = self._job.background
-            yield row, pixels
+        source = self._windows_of_tiles if self._tiles is not None else self._windows_of_regions
+        for row, windows in source(rows, cols):
+            yield row, self._in_srgb(windows) if self._icc_profile else windows
 
-    def _keep_of(self, row: int, cols: range) -> np.ndarray:
-        """(len(cols),) bool, False beyond the grid."""
-        keep = np.zeros(len(cols), bool)
-        inside = self._keep[row, cols.start : cols.stop]
-        keep[: len(inside)] = inside
-        return keep
+    def _in_srgb(self, windows: Iterator[tuple[int, np.ndarray]]) -> Iterator[tuple[int, np.ndarray]]:
+        for col, pixels in windows:
+            yield col, apply_icc_srgb(pixels, self._icc_profile)
 
-    def _rows_of_tiles(self, rows: range, cols: range) -> Iterator[tuple[int, np.ndarray | None]]:
-        """Decode each row of tiles once; what reaches below the row of windows is carried to the next."""
+    def _kept(self, row: int, cols: range) -> list[int]:
+        """Columns of the windows of a row that are kept."""
+        return [int(i) + cols.start for i in np.flatnonzero(self._keep[row, cols.start : cols.stop])]
+
+    def _windows_of_tiles(
+        self, rows: range, cols: range
+    ) -> Iterator[tuple[int, Iterator[tuple[int, np.ndarray]]]]:
+        """Each window from the tiles it touches; each tile is decoded once and dropped behind its last row."""
         assert self._tiles is not None
         tile_h = self._tiles.tile_height_px // self._job.base.shrink
-        shape = (WINDOW_PX + tile_h, len(cols) * WINDOW_PX, self._slide.n_channels)
-        canvas = np.empty(shape, self._slide.dtype)  # starts at the upper edge of the row of windows
-        decoded_to = None  # y in the store, up to which the canvas is filled
+        decoded: Tiles = {}
         for row in rows:
-            top, low = row * WINDOW_PX, min((row + 1) * WINDOW_PX, self._job.base.height_px)
-            if not self._keep_of(row, cols).any():
-                decoded_to = None
-                yield row, None
-                continue
-            if decoded_to is None:
-                tile_row, filled = top // tile_h, top
-            else:
-                tile_row, filled = decoded_to // tile_h, decoded_to
-            while filled < low:
-                filled = self._decode_tile_row(tile_row, rows, cols, canvas, top)
-                tile_row += 1
-            if filled - top < WINDOW_PX:
-                canvas[filled - top : WINDOW_PX] = self._job.background
-            yield row, canvas[:WINDOW_PX]
-            carried = max(filled - top - WINDOW_PX, 0)
-            canvas[:carried] = canvas[WINDOW_PX : WINDOW_PX + carried].copy()
-            decoded_to = filled
+            for at in [at for at in decoded if (at[0] + 1) * tile_h <= row * WINDOW_PX]:
+                del decoded[at]
+            yield row, self._row_from_tiles(row, rows, cols, decoded)
 
-    def _decode_tile_row(self, tile_row: int, rows: range, cols: range, canvas: np.ndarray, top: int) -> int:
-        """Decode one row of tiles into the canvas, whose first line is `top`; returns where it ends."""
-        tiles, base = self._tiles, self._job.base
+    def _row_from_tiles(
+        self, row: int, rows: range, cols: range, decoded: Tiles
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """A window at a time, so that its pixels are still in the processor's cache when it is encoded."""
+        tiles, base, background = self._tiles, self._job.base, self._job.background
         assert tiles is not None
         tile_h, tile_w = tiles.tile_height_px // base.shrink, tiles.tile_width_px // base.shrink
-        y0, y1 = max(tile_row * tile_h, top), min((tile_row + 1) * tile_h, base.height_px)
-        x_start = cols.start * WINDOW_PX
-        x_stop = min(cols.stop * WINDOW_PX, base.width_px)
-        last_row = min((y1 - 1) // WINDOW_PX, rows.stop - 1)
-        kept = self._keep[y0 // WINDOW_PX : last_row + 1].any(axis=0)
-        kept_before = [0, *np.cumsum(kept).tolist()]  # windows kept left of each column
-        for tile_col in range(x_start // tile_w, -(-x_stop // tile_w)):
-            x0, x1 = max(tile_col * tile_w, x_start), min((tile_col + 1) * tile_w, x_stop)
-            if kept_before[(x1 - 1) // WINDOW_PX + 1] == kept_before[x0 // WINDOW_PX]:
+        window = np.empty((WINDOW_PX, WINDOW_PX, self._slide.n_channels), self._slide.dtype)
+        y0, y1 = row * WINDOW_PX, min((row + 1) * WINDOW_PX, base.height_px)
+        for col in self._kept(row, cols):
+            x0, x1 = col * WINDOW_PX, min((col + 1) * WINDOW_PX, base.width_px)
+            whole = y1 - y0 == x1 - x0 == WINDOW_PX
+            parts = [
+                (tile_row, tile_col)
+                for tile_row in range(y0 // tile_h, (y1 - 1) // tile_h + 1)
+                for tile_col in range(x0 // tile_w, (x1 - 1) // tile_w + 1)
+            ]
+            for at in parts:
+                if at not in decoded:
+                    decoded[at] = self._tile_or_none(tiles, at, rows, cols)
+            only = decoded[parts[0]]
+            if whole and only is not None and tile_h == tile_w == WINDOW_PX:
+                yield col, only  # no other window has a share in this tile
                 continue
-            target = canvas[y0 - top : y1 - top, x0 - x_start : x1 - x_start]
-            tile = self._tile_or_none(tiles, tile_row, tile_col, (y0, x0, y1, x1), rows)
-            if tile is None:
-                target[...] = self._job.background
-            else:
-                at_y, at_x = y0 - tile_row * tile_h, x0 - tile_col * tile_w
-                target[...] = tile[at_y : at_y + y1 - y0, at_x : at_x + x1 - x0]
-        canvas[y0 - top : y1 - top, x_stop - x_start :] = self._job.background
-        return y1
+            if not whole:
+                window[...] = background
+            for at in parts:
+                tile, top, left = decoded[at], at[0] * tile_h, at[1] * tile_w
+                target = window[
+                    max(top, y0) - y0 : min(top + tile_h, y1) - y0,
+                    max(left, x0) - x0 : min(left + tile_w, x1) - x0,
+                ]
+                if tile is None:
+                    target[...] = background
+                else:
+                    y, x = max(y0 - top, 0), max(x0 - left, 0)
+                    target[...] = tile[y : y + target.shape[0], x : x + target.shape[1]]
+            yield col, window
 
     def _tile_or_none(
-        self, tiles: JpegTiles, tile_row: int, tile_col: int, box: tuple[int, int, int, int], rows: range
+        self, tiles: JpegTiles, at: tuple[int, int], rows: range, cols: range
     ) -> np.ndarray | None:
-        """The decoded tile; None, and its pixels counted as bad, where it is damaged."""
+        """The decoded tile; None where there is none, or where it is damaged: its pixels count as bad."""
+        base = self._job.base
         try:
-            return tiles.decode(tile_row, tile_col, self._job.base.shrink)
+            return tiles.decode(*at, base.shrink)
         except SlideError:
-            y0, x0, y1, x1 = box
-            self._add_bad(y0, x0, min(y1, rows.stop * WINDOW_PX), x1)
+            tile_h, tile_w = tiles.tile_height_px // base.shrink, tiles.tile_width_px // base.shrink
+            self._add_bad(
+                max(at[0] * tile_h, rows.start * WINDOW_PX),
+                max(at[1] * tile_w, cols.start * WINDOW_PX),
+                min((at[0] + 1) * tile_h, base.height_px, rows.stop * WINDOW_PX),
+                min((at[1] + 1) * tile_w, base.width_px, cols.stop * WINDOW_PX),
+            )
             return None
 
-    def _rows_of_regions(self, rows: range, cols: range) -> Iterator[tuple[int, np.ndarray | None]]:
+    def _windows_of_regions(
+        self, rows: range, cols: range
+    ) -> Iterator[tuple[int, Iterator[tuple[int, np.ndarray]]]]:
         """Read squares of 4 x 4 windows, single windows where a square fails."""
+        cols = range(cols.start, min(cols.stop, self._keep.shape[1]))
         shape = (READ_WINDOWS * WINDOW_PX, len(cols) * WINDOW_PX, self._slide.n_channels)
         canvas = np.empty(shape, self._slide.dtype)
         for first in range(rows.start, rows.stop, READ_WINDOWS):
             group = range(first, min(first + READ_WINDOWS, rows.stop))
-            keep = np.stack([self._keep_of(row, cols) for row in group])
+            keep = self._keep[group.start : group.stop, cols.start : cols.stop]
             if keep.any():
                 canvas[...] = self._job.background
                 for left in range(0, len(cols), READ_WINDOWS):
@@ -141,8 +146,13 @@ class BaseReader:
                         square = range(cols.start + left, min(cols.start + left + READ_WINDOWS, cols.stop))
                         self._read_square(group, square, canvas[:, left * WINDOW_PX :])
             for i, row in enumerate(group):
-                kept = bool(keep[i].any())
-                yield row, canvas[i * WINDOW_PX : (i + 1) * WINDOW_PX] if kept else None
+                yield row, self._cut(canvas[i * WINDOW_PX : (i + 1) * WINDOW_PX], row, cols)
+
+    def _cut(self, canvas: np.ndarray, row: int, cols: range) -> Iterator[tuple[int, np.ndarray]]:
+        """The kept windows of a row of windows."""
+        for col in self._kept(row, cols):
+            left = (col - cols.start) * WINDOW_PX
+            yield col, np.ascontiguousarray(canvas[:, left : left + WINDOW_PX])
 
     def _read_square(self, rows: range, cols: range, canvas: np.ndarray) -> None:
         """Read windows into the upper left corner of the canvas."""
@@ -162,7 +172,7 @@ class BaseReader:
                 return
             for i, row in enumerate(rows):
                 for j, col in enumerate(cols):
-                    if self._keep_of(row, range(col, col + 1))[0]:
+                    if self._keep[row, col]:
                         part = canvas[i * WINDOW_PX :, j * WINDOW_PX :]
                         self._read_square(range(row, row + 1), range(col, col + 1), part)
 

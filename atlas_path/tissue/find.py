@@ -57,8 +57,8 @@ def _is_dark_field(planes: list[np.ndarray], readable: np.ndarray) -> bool:
     if not len(values):
         return False
     if len(planes) == 3:
-        dimmest = values.min(axis=1)
-        seen = np.count_nonzero(values.max(axis=1) > 25)  # black borders of bright-field slides say nothing
+        dimmest = functools.reduce(np.minimum, values.T)
+        seen = np.count_nonzero(functools.reduce(np.maximum, values.T) > 25)  # black borders of bright-field slides say nothing
         glass = np.count_nonzero(dimmest > 165)
         return bool(glass < max(0.005 * len(values), 0.1 * seen) and np.median(dimmest) < 64)
     low, middle, high = np.percentile(values, [0.5, 50, 99.5])
@@ -128,7 +128,7 @@ def _glass(pixels: np.ndarray) -> np.ndarray | None:
     """Colour of the glass: the commonest bright gray among `pixels` (n, c); None where there is none."""
     if not len(pixels):
         return None
-    low, high = pixels.min(axis=1), pixels.max(axis=1)
+    low, high = functools.reduce(np.minimum, pixels.T), functools.reduce(np.maximum, pixels.T)
     bright = pixels[(low > 150) & (high - low < 40)]
     if len(bright) < LEAST_GLASS * len(pixels):
         return None
@@ -232,7 +232,7 @@ def _sample(planes: list[np.ndarray], where: np.ndarray, most_px: int = 200_000)
     """(n, c) values where `where` holds, every n-th row and column of a large picture: enough to measure."""
     step = max(1, int((where.size / most_px) ** 0.5))
     chosen = where[::step, ::step]
-    return np.stack([plane[::step, ::step][chosen] for plane in planes], axis=-1).astype(np.float32)
+    return np.stack([plane[::step, ::step][chosen] for plane in planes]).astype(np.float32).T
 
 
 def _spread(values: np.ndarray) -> float:

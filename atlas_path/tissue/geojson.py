@@ -31,7 +31,7 @@ def tissue_geojson(
     features = []
     for rings in _outlines(mask):
         pixels = [(ring + 0.5) * (scale_x, scale_y) - (origin_px[1], origin_px[0]) for ring in rings]
-        coordinates = [[[round(float(x), 2), round(float(y), 2)] for x, y in ring] for ring in pixels]
+        coordinates = [np.round(ring, 2).tolist() for ring in pixels]
         features.append(
             {
                 "type": "Feature",
