@@ -322,21 +322,26 @@ def make_slide(path: Path, size: str, tissue: str) -> None:
 
 
 def make_j2k(path: Path, copies: int = 3) -> Path:
-    """A JPEG 2000 slide of real tissue."""
+    """A JPEG 2000 slide of real tissue with levels at 1/4 and 1/16, as scanners write them."""
+    import cv2
     import tifffile
 
     pixels = tifffile.imread(SHARED / "data/wsi/CMU-1-Small-Region.svs", key=0)
     pixels = np.tile(pixels[:2304, :2048], (copies, copies, 1))
-    tifffile.imwrite(
-        path,
-        pixels,
-        tile=(256, 256),
-        photometric="rgb",
-        compression="jpeg2000",
-        compressionargs={"level": 80},
-        resolution=(20000.0, 20000.0),
-        resolutionunit="CENTIMETER",
-    )
+    with tifffile.TiffWriter(path) as tif:
+        for k, shrink in enumerate((1, 4, 16)):
+            level = cv2.resize(pixels, None, fx=1 / shrink, fy=1 / shrink, interpolation=cv2.INTER_AREA)
+            tif.write(
+                level,
+                subfiletype=int(k > 0),
+                tile=(256, 256),
+                photometric="rgb",
+                compression="jpeg2000",
+                compressionargs={"level": 80},
+                resolution=(20000.0 / shrink, 20000.0 / shrink),
+                resolutionunit="CENTIMETER",
+                metadata=None,
+            )
     return path
 
 

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 
 from atlas_path.errors import AtlasPathError
-from atlas_path.geometry import WINDOW_PX
 from atlas_path.slides import open_slide
 from atlas_path.store.copy_tiles import tiles_of_windows
 from atlas_path.store.job import Job

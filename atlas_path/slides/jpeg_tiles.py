@@ -88,7 +88,7 @@ class JpegTiles:
         count, offset = int(self.bytecounts[row, col]), int(self.offsets[row, col])
         if count == 0 or offset == 0:
             return None
-        data = read_at(self._open(), count, offset)
+        data = read_at(self._open(), count, offset, self._file_size)
         if len(data) != count:
             raise self._damage(row, col, "lies beyond the end of the file or cannot be read")
         if data[:2] != SOI:
@@ -144,6 +144,7 @@ class JpegTiles:
         with self._lock:
             if self._fd is None:
                 self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+                self._file_size = os.fstat(self._fd).st_size
             return self._fd
 
     def _first_frame(self) -> Subsampling:
@@ -168,10 +169,10 @@ class JpegTiles:
         )
 
 
-def read_at(descriptor: int, count: int, offset: int) -> bytes:
+def read_at(descriptor: int, count: int, offset: int, file_size: int) -> bytes:
     """`count` bytes at `offset`, or fewer: nothing is read for a range that a damaged header puts elsewhere,
     nor where the disk fails."""
-    if offset < 0 or count < 0 or offset + count > os.fstat(descriptor).st_size:
+    if offset < 0 or count < 0 or offset + count > file_size:
         return b""
     try:
         return os.pread(descriptor, count, offset)

@@ -73,7 +73,7 @@ def read_thumbnail(slide: Slide, mpp: float = TISSUE_MPP, threads: int = 2) -> T
     if tiles is not None and scale > 1:
         pixels, valid = _from_scaled_tiles(tiles, scale, threads, slide.n_channels)
     else:
-        pixels, valid = _from_bands(slide, level, max(1, int(extra * _SLACK)))
+        pixels, valid = _from_bands(slide, level, max(1, int(extra * _SLACK)), threads)
     pixels, valid = _resize(pixels, height, width), _resize(valid, height, width) >= 0.5
     return Thumbnail(pixels, native.scaled(full.height_px / height, full.width_px / width), valid)
 
@@ -114,13 +114,13 @@ def _from_scaled_tiles(
     return canvas[:height, :width], valid[:height, :width]
 
 
-def _from_bands(slide: Slide, level: int, step: int) -> tuple[np.ndarray, np.ndarray]:
+def _from_bands(slide: Slide, level: int, step: int, threads: int) -> tuple[np.ndarray, np.ndarray]:
     """A level averaged over `step` x `step` pixels, read in bands of bounded size."""
     frame = slide.levels[level]
     row_bytes = frame.width_px * slide.n_channels * slide.dtype.itemsize
     band = max(1, BAND_BYTES // max(1, row_bytes * step)) * step
-    pieces = []
-    for y in range(0, frame.height_px, band):
+
+    def piece(y: int) -> tuple[np.ndarray, np.ndarray]:
         height = min(band, frame.height_px - y)
         pixels = np.full((height, frame.width_px, slide.n_channels), 0, slide.dtype)
         valid = np.ones((height, frame.width_px), np.float32)
@@ -132,7 +132,10 @@ def _from_bands(slide: Slide, level: int, step: int) -> tuple[np.ndarray, np.nda
             else:
                 pixels[area] = part
         small_h, small_w = -(-height // step), -(-frame.width_px // step)
-        pieces.append((_resize(pixels, small_h, small_w), _resize(valid, small_h, small_w)))
+        return _resize(pixels, small_h, small_w), _resize(valid, small_h, small_w)
+
+    with ThreadPoolExecutor(threads) as pool:
+        pieces = list(pool.map(piece, range(0, frame.height_px, band)))
     return np.concatenate([p for p, _ in pieces]), np.concatenate([v for _, v in pieces])
 
 

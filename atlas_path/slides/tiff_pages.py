@@ -42,7 +42,7 @@ class SharedFile:
             if self._fd is None:
                 self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
             descriptor = self._fd
-        return read_at(descriptor, count, offset)
+        return read_at(descriptor, count, offset, os.fstat(descriptor).st_size)
 
     def close(self) -> None:
         with self._lock:

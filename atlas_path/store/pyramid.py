@@ -3,7 +3,8 @@
 A thread takes a column of the slide and goes down it a window at a time: the window is encoded and halved
 while the processor's cache holds it; four halves make a window of the level above. Encoded windows are
 collected in their shard, which is written as soon as all columns over it have passed. So memory does not
-depend on the size of the slide. Levels above 2 are made afterwards from the stored level 2, which is a sixteenth of it.
+depend on the size of the slide. Levels above 2 are made afterwards from the stored level 2, which is a
+sixteenth of it.
 """
 
 from __future__ import annotations
@@ -123,9 +124,7 @@ class ChainWriter:
         y, x = row % 2 * half, col % 2 * half
         parent[y : y + half, x : x + half] = halve(pixels)
 
-    def _end_row(
-        self, level: int, row: int, column: Column, parents: list[dict[int, np.ndarray]]
-    ) -> None:
+    def _end_row(self, level: int, row: int, column: Column, parents: list[dict[int, np.ndarray]]) -> None:
         """A row of windows is complete: so may be its shards, and the row above it."""
         last = row == (column.rows.stop - 1) >> level
         n = _layout(self._job, level).shard[1] // WINDOW_PX

@@ -64,7 +64,7 @@ class BaseReader:
     def _windows_of_tiles(
         self, rows: range, cols: range
     ) -> Iterator[tuple[int, Iterator[tuple[int, np.ndarray]]]]:
-        """Each window from the tiles it touches; each tile is decoded once and dropped behind its last row."""
+        """Each window from the tiles it touches; a tile is decoded once, and dropped behind its last row."""
         assert self._tiles is not None
         tile_h = self._tiles.tile_height_px // self._job.base.shrink
         decoded: Tiles = {}
