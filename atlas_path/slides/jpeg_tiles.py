@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +24,7 @@ Subsampling = Literal["444", "422", "420", "440", "411", "gray"]
 
 SOI = b"\xff\xd8"
 DECODE_SCALES = (1, 2, 4, 8)
+RUN_BYTES, GAP_BYTES = 4 << 20, 1 << 15  # of one read for several tiles
 
 _APP14 = {"rgb": 0, "ycbcr": 1}
 _SUBSAMPLING: dict[tuple[int, int], Subsampling] = {
@@ -85,15 +87,30 @@ class JpegTiles:
         Raises:
             UnreadableSlideError: the file ends before the tile does, or the bytes are not a JPEG.
         """
-        count, offset = int(self.bytecounts[row, col]), int(self.offsets[row, col])
-        if count == 0 or offset == 0:
-            return None
-        data = read_at(self._open(), count, offset, self._file_size)
-        if len(data) != count:
-            raise self._damage(row, col, "lies beyond the end of the file or cannot be read")
-        if data[:2] != SOI:
-            raise self._damage(row, col, "is not a JPEG")
+        data = self.raw_many([(row, col)])[0]
+        if isinstance(data, UnreadableSlideError):
+            raise data
         return data
+
+    def raw_many(self, at: Sequence[tuple[int, int]]) -> list[bytes | UnreadableSlideError | None]:
+        """What `raw` gives for each (row, col), its error in place of damaged tiles.
+
+        Tiles that lie close together in the file, as those of a row mostly do, are read at once.
+        """
+        where = [(int(self.offsets[one]), int(self.bytecounts[one]), i) for i, one in enumerate(at)]
+        found: list[bytes | UnreadableSlideError | None] = [None] * len(at)
+        for run in _runs(sorted(one for one in where if one[0] and one[1])):
+            start = run[0][0]
+            data = read_at(self._open(), max(o + n for o, n, _ in run) - start, start, self._file_size)
+            for offset, count, i in run:
+                part = data[offset - start : offset - start + count]
+                if len(part) != count and len(run) > 1:  # the run's end is missing, perhaps not this tile's
+                    part = read_at(self._open(), count, offset, self._file_size)
+                if len(part) != count:
+                    found[i] = self._damage(*at[i], "lies beyond the end of the file or cannot be read")
+                else:
+                    found[i] = part if part[:2] == SOI else self._damage(*at[i], "is not a JPEG")
+        return found
 
     def standalone(self, row: int, col: int) -> bytes | None:
         """The tile as a complete JPEG any decoder shows in the right colours; None where there is no tile.
@@ -113,9 +130,17 @@ class JpegTiles:
         Raises:
             UnreadableSlideError: the tile is damaged; a decoder's warning counts as damage.
         """
-        data = self.standalone(row, col)
-        if data is None:
+        return self.decode_raw(row, col, self.raw(row, col), scale)
+
+    def decode_raw(
+        self, row: int, col: int, raw: bytes | UnreadableSlideError | None, scale: int = 1
+    ) -> np.ndarray | None:
+        """Like `decode`, from what `raw_many` gave for this tile."""
+        if isinstance(raw, UnreadableSlideError):
+            raise raw
+        if raw is None:
             return None
+        data = with_prefix(raw, self.prefix)
         space = "GRAY" if self.colour == "gray" else "RGB"
         try:
             return decode_strict(data, space, self.tile_height_px, self.tile_width_px, scale)
@@ -167,6 +192,18 @@ class JpegTiles:
             f"JPEG tile (row {row}, column {col}) {what}",
             "copy the file again or rescan the slide",
         )
+
+
+def _runs(tiles: Sequence[tuple[int, int, int]]) -> Iterator[list[tuple[int, int, int]]]:
+    """Tiles (offset, bytes, number), sorted, in groups worth one read."""
+    run: list[tuple[int, int, int]] = []
+    for tile in tiles:
+        if run and (tile[0] - (run[-1][0] + run[-1][1]) > GAP_BYTES or tile[0] - run[0][0] > RUN_BYTES):
+            yield run
+            run = []
+        run.append(tile)
+    if run:
+        yield run
 
 
 def read_at(descriptor: int, count: int, offset: int, file_size: int) -> bytes:

@@ -76,7 +76,8 @@ class TileCheck:
 
     def whole(self, at: list[tuple[int, int]]) -> list[bytes | None]:
         """The bytes of the tiles at (row, col); None for those that are damaged."""
-        payloads = [self._read(row, col) for row, col in at]
+        found = self._tiles.raw_many(at)
+        payloads = [None if isinstance(one, SlideError) else one for one in found]
         present = [i for i, payload in enumerate(payloads) if payload is not None]
         odd = odd_looking([payloads[i] or b"" for i in present])
         for i, looks_odd in zip(present, odd, strict=True):
@@ -85,12 +86,6 @@ class TileCheck:
                 payloads[i] = None
                 self._decode_all |= is_sampled and not looks_odd
         return payloads
-
-    def _read(self, row: int, col: int) -> bytes | None:
-        try:
-            return self._tiles.raw(row, col)
-        except SlideError:
-            return None
 
     def _decodes(self, payload: bytes) -> bool:
         try:

@@ -12,13 +12,14 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
-from atlas_path.errors import SlideError
+from atlas_path.errors import SlideError, UnreadableSlideError
 from atlas_path.geometry import WINDOW_PX
 from atlas_path.slides.base import Slide
 from atlas_path.slides.colour import apply_icc_srgb
 from atlas_path.slides.jpeg_tiles import JpegTiles
 from atlas_path.store.job import Job
 
+RawTile = bytes | None | UnreadableSlideError
 Tiles = dict[tuple[int, int], np.ndarray | None]  # by row and column
 READ_WINDOWS = 4  # windows along each side of one read_region: large reads, small enough to find damage
 
@@ -82,17 +83,22 @@ class BaseReader:
         tile_h, tile_w = tiles.tile_height_px // base.shrink, tiles.tile_width_px // base.shrink
         window = np.empty((WINDOW_PX, WINDOW_PX, self._slide.n_channels), self._slide.dtype)
         y0, y1 = row * WINDOW_PX, min((row + 1) * WINDOW_PX, base.height_px)
+        tiles_of: dict[int, list[tuple[int, int]]] = {}  # by column of windows
         for col in self._kept(row, cols):
             x0, x1 = col * WINDOW_PX, min((col + 1) * WINDOW_PX, base.width_px)
-            whole = y1 - y0 == x1 - x0 == WINDOW_PX
-            parts = [
+            tiles_of[col] = [
                 (tile_row, tile_col)
                 for tile_row in range(y0 // tile_h, (y1 - 1) // tile_h + 1)
                 for tile_col in range(x0 // tile_w, (x1 - 1) // tile_w + 1)
             ]
+        new = sorted({at for parts in tiles_of.values() for at in parts if at not in decoded})
+        raw = dict(zip(new, tiles.raw_many(new), strict=True))
+        for col, parts in tiles_of.items():
+            x0, x1 = col * WINDOW_PX, min((col + 1) * WINDOW_PX, base.width_px)
+            whole = y1 - y0 == x1 - x0 == WINDOW_PX
             for at in parts:
-                if at not in decoded:
-                    decoded[at] = self._tile_or_none(tiles, at, rows, cols)
+                if at in raw:
+                    decoded[at] = self._tile_or_none(tiles, at, raw.pop(at), rows, cols)
             only = decoded[parts[0]]
             if whole and only is not None and tile_h == tile_w == WINDOW_PX:
                 yield col, only  # no other window has a share in this tile
@@ -113,12 +119,12 @@ class BaseReader:
             yield col, window
 
     def _tile_or_none(
-        self, tiles: JpegTiles, at: tuple[int, int], rows: range, cols: range
+        self, tiles: JpegTiles, at: tuple[int, int], raw: RawTile, rows: range, cols: range
     ) -> np.ndarray | None:
         """The decoded tile; None where there is none, or where it is damaged: its pixels count as bad."""
         base = self._job.base
         try:
-            return tiles.decode(*at, base.shrink)
+            return tiles.decode_raw(*at, raw, base.shrink)
         except SlideError:
             tile_h, tile_w = tiles.tile_height_px // base.shrink, tiles.tile_width_px // base.shrink
             self._add_bad(

@@ -90,8 +90,10 @@ def black_areas(planes: Sequence[np.ndarray], mpp: Mpp) -> np.ndarray:
 
 def _even(plane: np.ndarray) -> np.ndarray:
     mean = cv2.blur(plane, (5, 5))
-    variance = cv2.max(cv2.blur(plane * plane, (5, 5)) - mean * mean, 0.0)
-    return np.asarray(cv2.sqrt(variance) < _EVEN * cv2.max(mean, 0.05))
+    squares = cv2.blur(cv2.multiply(plane, plane), (5, 5))
+    variance = cv2.subtract(squares, cv2.multiply(mean, mean))
+    limit = cv2.max(mean, 0.05)
+    return np.asarray(variance < cv2.multiply(limit, limit, scale=_EVEN**2))
 
 
 def _large(mask: np.ndarray, least_px: float) -> np.ndarray:
