@@ -19,7 +19,7 @@ import numpy as np
 
 from atlas_path.store.jpeg import CODEC_NAME, Jpeg
 
-LZ4_LEVEL = 5
+LZ4_LEVEL = 1
 ZSTD_LEVEL = 1
 _local = threading.local()
 

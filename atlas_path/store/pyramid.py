@@ -227,28 +227,27 @@ def reduce_level(
         job: the conversion.
         level: the level to write.
         read: (y, x, height, width) -> (channels, height, width) at twice the level's resolution.
-        threads: shards in work at a time.
+        threads: rows of windows in work at a time.
     """
     shards = OpenShards(job)
     plan, layout = job.levels[level], _layout(job, level)
     n = layout.shard[1] // WINDOW_PX
 
-    def one(shard: tuple[int, int]) -> None:
-        shards.expect(level, shard)
-        for row in range(shard[0] * n, min((shard[0] + 1) * n, plan.keep.shape[0])):
-            for col in np.flatnonzero(plan.keep[row, shard[1] * n : (shard[1] + 1) * n]) + shard[1] * n:
-                y, x = row * WINDOW_PX, int(col) * WINDOW_PX
-                height, width = min(WINDOW_PX, plan.height_px - y), min(WINDOW_PX, plan.width_px - x)
-                window = np.full((WINDOW_PX, WINDOW_PX, layout.shape[0]), job.background, layout.dtype)
-                window[:height, :width] = halve(
-                    _even(read, job, level - 1, 2 * y, 2 * x, 2 * height, 2 * width)
-                )
-                shards.put(level, row, int(col), window)
-        shards.passed(level, shard)
+    def one(part: tuple[int, int]) -> None:
+        row, shard_col = part
+        for col in np.flatnonzero(plan.keep[row, shard_col * n : (shard_col + 1) * n]) + shard_col * n:
+            y, x = row * WINDOW_PX, int(col) * WINDOW_PX
+            height, width = min(WINDOW_PX, plan.height_px - y), min(WINDOW_PX, plan.width_px - x)
+            window = np.full((WINDOW_PX, WINDOW_PX, layout.shape[0]), job.background, layout.dtype)
+            window[:height, :width] = halve(_even(read, job, level - 1, 2 * y, 2 * x, 2 * height, 2 * width))
+            shards.put(level, row, int(col), window)
+        shards.passed(level, (row // n, shard_col))
 
-    rows, cols = layout.shard_grid
+    parts = [(row, col) for row in range(plan.keep.shape[0]) for col in range(layout.shard_grid[1])]
     with shards:
-        run_threads(one, [(r, c) for r in range(rows) for c in range(cols)], threads)
+        for row, shard_col in parts:
+            shards.expect(level, (row // n, shard_col))
+        run_threads(one, parts, threads)
     return Written(shards.files())
 
 
