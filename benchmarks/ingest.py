@@ -173,7 +173,9 @@ def memory(scratch: Path) -> dict[str, Any]:
 
 
 def in_process(job: dict[str, Any]) -> dict[str, Any]:
-    """One conversion in a fresh process; its stores are removed."""
+    """One conversion in a fresh process, after the disk has come to rest; its stores are removed."""
+    os.sync()
+    time.sleep(1)
     before = cpu_of_machine()
     command = [sys.executable, __file__, "--one", json.dumps(job)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -346,11 +348,11 @@ def make_j2k(path: Path, copies: int = 3) -> Path:
 
 
 def warm_up_slide(slide: Path, scratch: Path) -> Path:
-    """A small slide of the same kind, made once."""
+    """A smaller slide of the same kind, made once."""
     small = scratch / f"warm_{slide.name}"
     if not small.exists():
         if slide.suffix == ".svs":
-            make_slide(small, "2400x2400", "0.6")
+            make_slide(small, "9600x9600", "0.4")
         else:
             make_j2k(small, copies=1)
     return small

@@ -193,7 +193,9 @@ class OpenShards:
             writer = self._writers.get((level, shard))
             if writer is None:
                 key = f"{level}/{layout.shard_key(*shard)}"
-                writer = self._writers[level, shard] = ShardWriter(self._job.part, key, n_c * n_y * n_x)
+                read_soon = level >= max(1, self._job.chain_top)  # the next level is made of it
+                writer = ShardWriter(self._job.part, key, n_c * n_y * n_x, read_soon)
+                self._writers[level, shard] = writer
             for c, payload in enumerate(payloads):
                 writer.put((c * n_y + row % n_y) * n_x + col % n_x, payload)
 

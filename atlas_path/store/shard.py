@@ -42,10 +42,11 @@ class ShardWriter:
         root: folder of the store.
         key: path of the shard below it.
         n_chunks: chunks that the shard can hold.
+        read_soon: it is read again at once, so it may stay in the page cache.
     """
 
-    def __init__(self, root: Path, key: str, n_chunks: int) -> None:
-        self._root, self._key = root, key
+    def __init__(self, root: Path, key: str, n_chunks: int, read_soon: bool = False) -> None:
+        self._root, self._key, self._read_soon = root, key, read_soon
         self._payloads: dict[int, bytes] = {}
         self._index = np.full((n_chunks, 2), NOT_STORED, "<u8")
 
@@ -67,7 +68,7 @@ class ShardWriter:
         index = self._index.tobytes()
         index += google_crc32c.value(index).to_bytes(INDEX_CRC_BYTES, "little")
         self._payloads = {}
-        write_large(self._root / self._key, [*parts, index])
+        write_large(self._root / self._key, [*parts, index], cached=self._read_soon)
         return FileRecord(self._key, end + len(index), google_crc32c.extend(crc, index), len(parts))
 
 
@@ -78,8 +79,8 @@ def write_bytes(path: Path, content: bytes) -> None:
         stream.write(content)
 
 
-def write_large(path: Path, parts: Sequence[bytes]) -> None:
-    """Write a large new file past the page cache, where the file system can (`O_DIRECT`).
+def write_large(path: Path, parts: Sequence[bytes], cached: bool = False) -> None:
+    """Write a large new file past the page cache, where the file system can (`O_DIRECT`), unless `cached`.
 
     A batch writes far more than memory holds and never reads it back: through the cache every byte would be
     copied once more, and the flush at the end would wait for all of them. The buffer is this thread's own and
@@ -95,7 +96,7 @@ def write_large(path: Path, parts: Sequence[bytes]) -> None:
         at += len(part)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     try:
-        fd = os.open(path, flags | getattr(os, "O_DIRECT", 0), 0o644)
+        fd = os.open(path, flags | (0 if cached else getattr(os, "O_DIRECT", 0)), 0o644)
     except OSError as error:
         if error.errno != errno.EINVAL:  # tmpfs and some network file systems know no O_DIRECT
             raise
@@ -115,6 +116,8 @@ def _aligned(n_bytes: int) -> memoryview:
     buffer: mmap.mmap | None = getattr(_local, "buffer", None)
     if buffer is None or len(buffer) < n_bytes:
         buffer = _local.buffer = mmap.mmap(-1, n_bytes)
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            buffer.madvise(mmap.MADV_HUGEPAGE)
     return memoryview(buffer)
 
 
