@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -101,16 +100,10 @@ def _convert(item: Item, out: Path, options: PreprocessOptions, threads: int) ->
     replace = final.exists()  # stale, or --force; one that another run makes meanwhile is kept
     part = PartFolder(final)
     try:
-        with ThreadPoolExecutor(1, thread_name_prefix="pictures") as pool:
-            pictures: list[Future[None]] = []
-            prepared = prepare(
-                request, options, part.path, threads, lambda work: pictures.append(pool.submit(work))
-            )
-            written = copy_levels(prepared.job, threads)
-            if prepared.job.levels[0].origin == "decoded":
-                written.add(write_rows(prepared.job, whole(prepared.job), threads))
-            for picture in pictures:
-                picture.result()
+        prepared = prepare(request, options, part.path, threads)
+        written = copy_levels(prepared.job, threads)
+        if prepared.job.levels[0].origin == "decoded":
+            written.add(write_rows(prepared.job, whole(prepared.job), threads))
         meta, written = finish(prepared, written, threads)
         return meta, commit(part, meta, written, replace)
     except BaseException:

@@ -158,21 +158,20 @@ def build_optimiser(model: nn.Module, optim: OptimConfig) -> torch.optim.AdamW:
 
 
 def layer_depths(model: nn.Module) -> dict[str, int]:
-    """Parameter name -> depth: 0 for the stem, one level a block by order of definition, then the head."""
-    order: list[str] = []
-    for name, _ in model.named_parameters():
-        parts = name.split(".")
-        numbered = next((i for i, part in enumerate(parts) if part.isdigit()), None)
-        key = "stem" if parts[0] == "stem" else ".".join(parts[: (numbered or 0) + 1])
-        if key not in order:
-            order.append(key)
-    rank = {key: i for i, key in enumerate(sorted(order, key=lambda k: (k != "stem", order.index(k))))}
-    depths = {}
-    for name, _ in model.named_parameters():
-        parts = name.split(".")
-        numbered = next((i for i, part in enumerate(parts) if part.isdigit()), None)
-        depths[name] = rank["stem" if parts[0] == "stem" else ".".join(parts[: (numbered or 0) + 1])]
-    return depths
+    """Parameter name -> depth: 0 for the stem, one level a block by order of definition, last the head."""
+    blocks = {name: _block_of(name) for name, _ in model.named_parameters()}
+    between = dict.fromkeys(block for block in blocks.values() if block not in ("stem", "head"))
+    rank = {block: i for i, block in enumerate(["stem", *between, "head"])}
+    return {name: rank[block] for name, block in blocks.items()}
+
+
+def _block_of(name: str) -> str:
+    """The part of the model a parameter belongs to: 'stem', 'head', or the path up to the first number."""
+    parts = name.split(".")
+    if parts[0] in ("stem", "head"):
+        return parts[0]
+    numbered = next((i for i, part in enumerate(parts) if part.isdigit()), 0)
+    return ".".join(parts[: numbered + 1])
 
 
 def set_learning_rate(

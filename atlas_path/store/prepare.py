@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from atlas_path import __version__
 from atlas_path.errors import NoTissueError
 from atlas_path.geometry import WINDOW_PX, Grid, Mpp
 from atlas_path.slides import Thumbnail, open_slide, read_thumbnail, require_mpp
-from atlas_path.slides.base import KeepsAttributes, KnowsItsTissue, Level, Slide
+from atlas_path.slides.base import KeepsAttributes, KnowsItsTissue, Slide
 from atlas_path.slides.colour import apply_icc_srgb
 from atlas_path.store.job import Job, kept_windows
 from atlas_path.store.layout import write_json
@@ -80,21 +79,10 @@ class Prepared:
     icc_profile: bytes | None
 
 
-def at_once(work: Callable[[], None]) -> None:
-    """Do it now."""
-    work()
-
-
-def prepare(
-    request: Request,
-    options: PreprocessOptions,
-    part: Path,
-    threads: int = 2,
-    aside: Callable[[Callable[[], None]], None] = at_once,
-) -> Prepared:
+def prepare(request: Request, options: PreprocessOptions, part: Path, threads: int = 2) -> Prepared:
     """Decide how a slide is converted: resolution, tissue, levels, layouts. It will be written in `part`.
 
-    Writes the thumbnail with the tissue outline, whatever follows; `aside` may do this while the caller goes on.
+    Writes the thumbnail with the tissue outline, whatever follows.
 
     Raises:
         MissingMppError: the slide's resolution is unknown and nobody gave it.
@@ -110,7 +98,7 @@ def prepare(
             overview = apply_icc_srgb(overview, slide.icc_profile)
         tissue = _find(slide, overview, thumbnail, request, options)
         picture = request.out / "thumbnails" / f"{request.image_id}.jpg"
-        aside(lambda: save_jpeg(picture, outline_picture(overview, tissue.mask)))
+        save_jpeg(picture, outline_picture(overview, tissue.mask))
         codec = codec_for(slide, options)
         sources = level_sources(slide, base, codec, options)
         sizes = [(source.height_px, source.width_px) for source in sources]
@@ -122,8 +110,7 @@ def prepare(
                 "no tissue was found",
                 f"look at thumbnails/{request.image_id}.jpg; --tissue none keeps every window",
             )
-        full, origin = slide.levels[0], _origin(slide)
-        aside(lambda: _write_outline(full, origin, tissue, request))
+        _write_outline(slide, tissue, request)
         background = background_of(slide, overview, tissue)
         job = Job(
             slide_path=request.slide,
@@ -210,9 +197,10 @@ def _subject(slide: Slide) -> str:
     return str(getattr(slide, "subject", slide.path))
 
 
-def _write_outline(full: Level, origin: tuple[int, int], tissue: TissueMask, request: Request) -> None:
+def _write_outline(slide: Slide, tissue: TissueMask, request: Request) -> None:
     """`tissue/<image_id>.geojson`, to be opened, and edited, in QuPath."""
-    outline = tissue_geojson(tissue.mask, full.height_px, full.width_px, origin)
+    full = slide.levels[0]
+    outline = tissue_geojson(tissue.mask, full.height_px, full.width_px, _origin(slide))
     write_json(request.out / "tissue" / f"{request.image_id}.geojson", outline, indent=None)
 
 

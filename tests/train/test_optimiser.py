@@ -39,8 +39,8 @@ def test_layer_decay_falls_from_the_head_to_the_stem(model):
     depths = layer_depths(model)
     top = max(depths.values())
     assert all((depth == 0) == name.startswith("stem.") for name, depth in depths.items())
-    assert [d for d in depths.values() if d] == sorted(d for d in depths.values() if d)  # as defined
-    assert max(depths[name] for name in depths if not name.startswith("head.")) < top
+    assert all((depth == top) == name.startswith("head.") for name, depth in depths.items())
+    assert set(depths.values()) == set(range(top + 1))
     for name, parameter in model.named_parameters():
         expected = 1e-3 * 0.5 ** (top - depths[name])
         assert group_of(optimiser, parameter)["lr"] == pytest.approx(expected)
