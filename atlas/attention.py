@@ -32,8 +32,9 @@ class Runtime:
     backend: Backend = "sdpa"
     chunk_windows: int = 64
     """Windows that are computed together where work is done in chunks."""
-    stem_windows: int = 256
-    """Windows that go through the stem together where no graph is kept, plus those around them."""
+    stem_windows: int = 64
+    """Windows that go through the stem together where no graph is kept, plus those around them. 256 take the
+    same time on a CPU and 600 MiB more (`benchmarks/model_memory.py`)."""
     checkpoint: bool = False
     """Recompute every chunk in the backward pass instead of keeping its activations."""
     compile: bool = False

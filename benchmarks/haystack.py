@@ -55,7 +55,7 @@ FIELD_PX = 512
 LESIONS = {"easy": 16, "hard": 4}
 RECIPE: dict[str, Any] = {
     "data": {"mpp": 1.24},
-    "augment": {"keep_windows": [0.6, 1.0], "stain": 0.5, "brightness": 0.1, "contrast": 0.15},
+    "augment": {"keep_windows": [0.6, 1.0], "stain": 0.5, "brightness": 0.03, "contrast": 0.1},
     "optim": {"lr": 1.5e-3, "warmup_epochs": 1, "cases_per_step": 4, "cases_per_pass": 4, "ema": 0.98},
     "model": {"preset": "tiny"},
     "split": {"tune": 0.1},

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -24,6 +25,7 @@ MIB = 2**20
 
 def one_step(mode: str, n_windows: int, preset_name: str, threads: int, device: str) -> dict[str, Any]:
     """One training step over `n_windows` of a square image of at most 60 % tissue."""
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the command line does
     import torch
 
     from atlas import Atlas, WindowBatch, preset

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from atlas_path.errors import AtlasPathError, ExitCode, UsageError
 from atlas_path.progress import progress, say
 from atlas_path.store import PreprocessOptions
-from atlas_path.store.commit import sweep
+from atlas_path.store.commit import store_path, sweep
 from pipelines.cluster import Workers, available_cores, workers
 from pipelines.data import pack
 from pipelines.ensemble import Ensemble, load_ensemble
@@ -219,13 +219,19 @@ class _Run:
 
     @contextmanager
     def _pool(self, cases: Sequence[PlannedCase]) -> Iterator[Workers | None]:
-        n_slides = len({image.image_id for case in cases for image in case.images if image.slide})
-        if not n_slides:
+        slides = {image.image_id for case in cases for image in case.images if image.slide}
+        if not slides:
             yield None
             return
-        self._stores().mkdir(parents=True, exist_ok=True)
-        sweep(self._stores())
-        with workers(self.options.workers, n_slides, self.options.scheduler) as pool:
+        stores = self._stores()
+        stores.mkdir(parents=True, exist_ok=True)
+        sweep(stores)
+        missing = sum(not store_path(stores, image_id).exists() for image_id in slides)
+        if not missing:  # to start workers takes longer than to see that all is there
+            with workers(0, len(slides), None) as pool:
+                yield pool
+            return
+        with workers(self.options.workers, missing, self.options.scheduler) as pool:
             yield pool
 
     def _feed_options(self) -> FeedOptions:
