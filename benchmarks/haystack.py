@@ -55,8 +55,8 @@ FIELD_PX = 512
 LESIONS = {"easy": 16, "hard": 4}
 RECIPE: dict[str, Any] = {
     "data": {"mpp": 1.24},
-    "augment": {"keep_windows": [0.6, 1.0], "stain": 0.5, "brightness": 0.03, "contrast": 0.1},
-    "optim": {"lr": 1.5e-3, "warmup_epochs": 1, "cases_per_step": 4, "cases_per_pass": 4, "ema": 0.98},
+    "augment": {"keep_windows": [0.3, 0.6], "stain": 0.5, "brightness": 0.0, "contrast": 0.0},
+    "optim": {"lr": 2e-3, "warmup_epochs": 1, "cases_per_step": 4, "cases_per_pass": 4, "ema": 0.95},
     "model": {"preset": "tiny"},
     "split": {"tune": 0.1},
 }

@@ -50,7 +50,7 @@ out: runs
 task: {{kind: binary, label: cancer}}
 data: {{stores: stores, mpp: {mpp}, voi: minmax, image_kinds: [view, laterality]}}
 model: {{preset: tiny, options: {{drop_path: 0.1}}}}
-augment: {{dihedral: true, brightness: 0.1, contrast: 0.2, keep_windows: [0.8, 1.0]}}
+augment: {{dihedral: true, brightness: 0.03, contrast: 0.1, keep_windows: [0.8, 1.0]}}
 optim: {{epochs: {epochs}, lr: 1.0e-3, warmup_epochs: 2, cases_per_step: 8, cases_per_pass: 4,
          balance: sampling, window_epochs: {window_epochs}}}
 runtime: {{seed: {seed}, threads: {threads}}}

@@ -2,7 +2,7 @@
 
 contribution   exact terms of the logit (the default)
 attention      weight of the read-out; a diagnostic, says nothing about for or against
-ig             integrated gradients, for models whose head does not decompose, and as a cross-check
+ig             integrated gradients, as a cross-check
 occlusion      change of the logit when windows are taken away, coarse to fine
 """
 

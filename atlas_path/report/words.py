@@ -117,6 +117,8 @@ def calibration_sentences(found: CalibrationResult) -> list[str]:
     if slope.value is not None:
         if not _has_interval(slope):
             verdict = UNJUDGED
+        elif _covers(slope, 1) and _covers(slope, 0):
+            verdict = "these cases cannot tell whether predictions are too extreme, or useless"
         elif _covers(slope, 1):
             verdict = "no sign that predictions are too extreme or too timid"
         elif slope.value < 1:

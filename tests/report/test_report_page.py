@@ -213,3 +213,14 @@ def test_tiny_study_passes_no_verdict_on_calibration(tmp_path: Path, table: pd.D
     assert found.calibration is not None
     assert all(words.UNJUDGED in text for text in words.calibration_sentences(found.calibration)[:2])
     assert all(point.low is None for point in found.decision)
+
+
+def test_wide_slope_interval_is_no_praise(tmp_path: Path, table: pd.DataFrame) -> None:
+    path = tmp_path / "table.csv"
+    table.drop(columns="split").to_csv(path, index=False)
+    (found,) = compute(path, None, tmp_path, FAST.model_copy(update={"thresholds": [0.5]})).binary
+    assert found.calibration is not None
+    wide = found.calibration.model_copy(update={"slope": Number(value=-2.8, low=-14.7, high=14.9)})
+    assert "cannot tell" in words.calibration_sentences(wide)[1]
+    narrow = found.calibration.model_copy(update={"slope": Number(value=0.9, low=0.6, high=1.2)})
+    assert "no sign" in words.calibration_sentences(narrow)[1]
