@@ -121,7 +121,7 @@ def performance_report(pool: Workers, out: Path, wanted: bool) -> Iterator[None]
     if not isinstance(pool, DaskWorkers):
         raise UsageError("--report", "this run uses no Dask workers", "add --workers 1 or more")
     if importlib.util.find_spec("bokeh") is None:
-        raise UsageError("--report", "Dask draws its report with bokeh", "pip install bokeh")
+        raise UsageError("--report", "Dask draws its report with bokeh", "pip install 'atlas-path[report]'")
     from distributed import performance_report as dask_report
 
     path = out / "runs" / time.strftime("%Y%m%dT%H%M%SZ-dask.html", time.gmtime())
