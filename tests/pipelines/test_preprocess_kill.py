@@ -71,7 +71,14 @@ def content(out: Path) -> dict[str, bytes]:
 def start(slides: Path, out: Path, workers: int) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "atlas_path.cli.main", "preprocess", str(slides), "-o", str(out)]
     command += ["--tissue", "none", "--workers", str(workers)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=heed_interrupts
+    )
+
+
+def heed_interrupts() -> None:
+    """What a shell starts in the background ignores SIGINT, and so does all that it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
