@@ -227,11 +227,9 @@ class _Run:
         stores.mkdir(parents=True, exist_ok=True)
         sweep(stores)
         missing = sum(not store_path(stores, image_id).exists() for image_id in slides)
-        if not missing:  # to start workers takes longer than to see that all is there
-            with workers(0, len(slides), None) as pool:
-                yield pool
-            return
-        with workers(self.options.workers, missing, self.options.scheduler) as pool:
+        chosen = (self.options.workers, self.options.scheduler)
+        n_workers, scheduler = chosen if missing else (0, None)  # none to see that all stores are there
+        with workers(n_workers, missing, scheduler) as pool:
             yield pool
 
     def _feed_options(self) -> FeedOptions:

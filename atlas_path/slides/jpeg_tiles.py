@@ -22,6 +22,9 @@ from atlas_path.slides.jpeg_decode import EOI, decode_strict
 Colour = Literal["rgb", "ycbcr", "gray"]
 Subsampling = Literal["444", "422", "420", "440", "411", "gray"]
 
+RawTile = bytes | UnreadableSlideError | None
+"""A tile's bytes; its damage; or None where none is stored."""
+
 SOI = b"\xff\xd8"
 DECODE_SCALES = (1, 2, 4, 8)
 RUN_BYTES, GAP_BYTES = 4 << 20, 1 << 15  # of one read for several tiles
@@ -92,13 +95,13 @@ class JpegTiles:
             raise data
         return data
 
-    def raw_many(self, at: Sequence[tuple[int, int]]) -> list[bytes | UnreadableSlideError | None]:
+    def raw_many(self, at: Sequence[tuple[int, int]]) -> list[RawTile]:
         """What `raw` gives for each (row, col), its error in place of damaged tiles.
 
         Tiles that lie close together in the file, as those of a row mostly do, are read at once.
         """
         where = [(int(self.offsets[one]), int(self.bytecounts[one]), i) for i, one in enumerate(at)]
-        found: list[bytes | UnreadableSlideError | None] = [None] * len(at)
+        found: list[RawTile] = [None] * len(at)
         for run in _runs(sorted(one for one in where if one[0] and one[1])):
             start = run[0][0]
             data = read_at(self._open(), max(o + n for o, n, _ in run) - start, start, self._file_size)
@@ -132,9 +135,7 @@ class JpegTiles:
         """
         return self.decode_raw(row, col, self.raw(row, col), scale)
 
-    def decode_raw(
-        self, row: int, col: int, raw: bytes | UnreadableSlideError | None, scale: int = 1
-    ) -> np.ndarray | None:
+    def decode_raw(self, row: int, col: int, raw: RawTile, scale: int = 1) -> np.ndarray | None:
         """Like `decode`, from what `raw_many` gave for this tile."""
         if isinstance(raw, UnreadableSlideError):
             raise raw

@@ -118,8 +118,9 @@ def _from_bands(slide: Slide, level: int, step: int, threads: int) -> tuple[np.n
     """A level averaged over `step` x `step` pixels, read in bands of bounded size."""
     frame = slide.levels[level]
     row_bytes = frame.width_px * slide.n_channels * slide.dtype.itemsize
-    rows = min(max(1, BAND_BYTES // max(1, row_bytes * step)), -(-frame.height_px // (step * threads)))
-    band = rows * step
+    tile_h, _ = slide.tile_px(level) or (1, 1)
+    share = max(tile_h, -(-frame.height_px // threads))  # of a thread; a tile is decoded once, not by each
+    band = min(max(1, BAND_BYTES // max(1, row_bytes * step)), -(-share // step)) * step
 
     def piece(y: int) -> tuple[np.ndarray, np.ndarray]:
         height = min(band, frame.height_px - y)

@@ -2,7 +2,7 @@
 
 lz4 (through blosc) is the default. Measured on H&E windows of 256 px, one core: lz4 encodes at 760-900 and
 decodes at 1,700 MPix/s, zstd level 1 at 270-300 and 430-470, and zstd saves only a tenth of the disk; reading
-back is what training does all day. `benchmarks/ingest.py --codecs` repeats the measurement.
+back is what training does all day. `benchmarks/ingest.py` and `benchmarks/readback.py` compare both.
 """
 
 from __future__ import annotations

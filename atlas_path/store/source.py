@@ -12,14 +12,13 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 
-from atlas_path.errors import SlideError, UnreadableSlideError
+from atlas_path.errors import SlideError
 from atlas_path.geometry import WINDOW_PX
 from atlas_path.slides.base import Slide
 from atlas_path.slides.colour import apply_icc_srgb
-from atlas_path.slides.jpeg_tiles import JpegTiles
+from atlas_path.slides.jpeg_tiles import JpegTiles, RawTile
 from atlas_path.store.job import Job
 
-RawTile = bytes | None | UnreadableSlideError
 Tiles = dict[tuple[int, int], np.ndarray | None]  # by row and column
 READ_WINDOWS = 4  # windows along each side of one read_region: large reads, small enough to find damage
 
@@ -56,7 +55,8 @@ class BaseReader:
 
     def _in_srgb(self, windows: Iterator[tuple[int, np.ndarray]]) -> Iterator[tuple[int, np.ndarray]]:
         for col, pixels in windows:
-            yield col, apply_icc_srgb(pixels, self._icc_profile)
+            pixels[...] = apply_icc_srgb(pixels, self._icc_profile)  # what it returns cannot be written to
+            yield col, pixels
 
     def _kept(self, row: int, cols: range) -> list[int]:
         """Columns of the windows of a row that are kept."""

@@ -58,9 +58,8 @@ def _is_dark_field(planes: list[np.ndarray], readable: np.ndarray) -> bool:
         return False
     if len(planes) == 3:
         dimmest = functools.reduce(np.minimum, values.T)
-        seen = np.count_nonzero(
-            functools.reduce(np.maximum, values.T) > 25
-        )  # black borders of bright-field slides say nothing
+        brightest = functools.reduce(np.maximum, values.T)
+        seen = np.count_nonzero(brightest > 25)  # black borders of bright-field slides say nothing
         glass = np.count_nonzero(dimmest > 165)
         return bool(glass < max(0.005 * len(values), 0.1 * seen) and np.median(dimmest) < 64)
     low, middle, high = np.percentile(values, [0.5, 50, 99.5])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
 from pathlib import Path
 
@@ -11,8 +12,10 @@ import zarr
 from ome_zarr_models import open_ome_zarr
 from ome_zarr_models.v05 import Image
 from ome_zarr_models.v05.image_label import ImageLabel
+from PIL import ImageCms
 
 from atlas_path.errors import IncompleteStoreError, ResolutionError, StoreError
+from atlas_path.slides.colour import apply_icc_srgb
 from atlas_path.store import PreprocessOptions, Store, find_stores, open_store
 from pipelines.preprocess import preprocess
 
@@ -59,6 +62,29 @@ def test_it_is_valid_ome_zarr_that_others_read(noise_store: Store) -> None:
         )
         scale = multiscale["datasets"][k]["coordinateTransformations"][0]["scale"]
         assert scale == pytest.approx([1, level.mpp.y, level.mpp.x])
+
+
+@functools.cache  # a profile carries the time it was made
+def swapped_srgb() -> bytes:
+    """A profile of a scanner whose red is sRGB's blue, and the other way round."""
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    return srgb.replace(b"rXYZ", b"????", 1).replace(b"bXYZ", b"rXYZ", 1).replace(b"????", b"bXYZ", 1)
+
+
+@pytest.mark.parametrize("compression", ["deflate", "jpeg"])
+@pytest.mark.parametrize("tile", [256, 240])
+def test_icc_srgb_changes_the_pixels_and_keep_does_not(make_slide, tmp_path, compression, tile) -> None:
+    """Odd sizes: the edge of a window is written to after the profile was applied."""
+    slide = make_slide(
+        "icc.tif", PIXELS, compression=compression, levels=(1,), tile=tile, iccprofile=swapped_srgb()
+    )
+    kept = convert(slide, tmp_path / "keep", tissue="none")
+    assert kept.icc_profile() == swapped_srgb()
+    pixels = kept.read_region(0, 0, 0, 701, 1303)
+    managed = convert(slide, tmp_path / "srgb", tissue="none", icc="srgb").read_region(0, 0, 0, 701, 1303)
+    expected = apply_icc_srgb(pixels.transpose(1, 2, 0), swapped_srgb()).transpose(2, 0, 1)
+    np.testing.assert_array_equal(managed, expected)
+    assert np.abs(managed.astype(int) - pixels[::-1]).max() <= 1  # red and blue have changed places
 
 
 def test_windows_are_the_region_padded_with_background(noise_store: Store) -> None:
