@@ -106,12 +106,24 @@ def _read_image(model: Atlas, image: DenseImage) -> _Tokens:
     return _Tokens(local, context, valid, top, valids[-1])
 
 
+def _normalised(model: Atlas, pixels_1Chw: Tensor) -> Tensor:
+    """A whole image normalised; by its windows where each has its own statistics."""
+    if not model.normalise.per_window:
+        whole: Tensor = model.normalise(pixels_1Chw)
+        return whole
+    px = model.cfg.window_px
+    rows = [
+        torch.cat([model.normalise(part) for part in band.split(px, 3)], 3) for band in pixels_1Chw.split(px, 2)
+    ]
+    return torch.cat(rows, 2)
+
+
 def dense_stem(model: Atlas, pixels_Chw: Tensor, kept_hw: Tensor) -> Tensor:
     """The stem in one pass over an image; `kept_hw` is zeroed in front of every convolution. (D, h/16,
     w/16).
     """
     stem = model.stem
-    x = model.normalise(pixels_Chw[None])
+    x = _normalised(model, pixels_Chw[None])
 
     def masked(x: Tensor) -> Tensor:
         cell = -(-pixels_Chw.shape[1] // x.shape[2])

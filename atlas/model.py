@@ -32,6 +32,9 @@ from atlas.layout import WindowTree
 from atlas.stem import build_stem
 from atlas.streaming import stem_tokens
 
+LEAST_SPREAD = 0.1
+"""Spread of a window without any structure, in spreads of the cohort: noise of blank glass is not blown up."""
+
 
 class Atlas(nn.Module):
     """Windows in, logits and per-token contributions out. See `forward`."""
@@ -151,32 +154,65 @@ class Atlas(nn.Module):
 
 
 class Normalise(nn.Module):
-    """Pixels to zero mean and unit spread per channel; the statistics travel with the weights."""
+    """Pixels to zero mean and unit spread per channel: by statistics that travel with the weights, or, with
+    `pixel_norm: window`, by each window's own.
+    """
 
     def __init__(self, cfg: AtlasConfig) -> None:
         super().__init__()
-        self.pixel_max = cfg.pixel_max
+        self.pixel_max, self.per_window = cfg.pixel_max, cfg.pixel_norm == "window"
         self.register_buffer("mean_C", torch.tensor(cfg.pixel_mean or (0.5,) * cfg.in_channels))
         self.register_buffer("std_C", torch.tensor(cfg.pixel_std or (0.25,) * cfg.in_channels))
         self.mean_C: Tensor
         self.std_C: Tensor
 
-    def forward(self, pixels_NCHW: Tensor) -> Tensor:
+    def forward(self, pixels_NCHW: Tensor, inside_px_N2: Tensor | None = None) -> Tensor:
         """uint8 / 255, wider integers / `pixel_max`, floats as they are; then (x - mean) / std. Channels
         last.
+
+        Args:
+            pixels_NCHW: windows.
+            inside_px_N2: height and width of the part of each window that lies in its image; None: all of it.
         """
-        gain_C = 1.0 / self.std_C
-        shift_C = -self.mean_C * gain_C
-        if pixels_NCHW.is_floating_point():
-            x = pixels_NCHW.to(gain_C, memory_format=torch.channels_last)
-            return x * gain_C[:, None, None] + shift_C[:, None, None]
-        gain_C = gain_C / (255.0 if pixels_NCHW.dtype == torch.uint8 else self.pixel_max)
+        top = 1.0
+        if not pixels_NCHW.is_floating_point():
+            top = 255.0 if pixels_NCHW.dtype == torch.uint8 else self.pixel_max
+        mean_C, std_C = self.mean_C * top, self.std_C * top
         out = torch.empty(
-            pixels_NCHW.shape, dtype=gain_C.dtype, device=gain_C.device, memory_format=torch.channels_last
+            pixels_NCHW.shape, dtype=std_C.dtype, device=std_C.device, memory_format=torch.channels_last
         )
+        inside_Nhw = None if inside_px_N2 is None else _inside(inside_px_N2, pixels_NCHW)
+        planes = []
         for c in range(pixels_NCHW.shape[1]):  # one channel at a time is several times faster on a CPU
-            torch.addcmul(shift_C[c], pixels_NCHW[:, c].to(gain_C), gain_C[c], out=out[:, c])
-        return out
+            x_Nhw = pixels_NCHW[:, c].to(std_C)
+            mean, std = mean_C[c], std_C[c]
+            if self.per_window:
+                mean, std = _own_statistics(x_Nhw, inside_Nhw, LEAST_SPREAD * std)
+            if x_Nhw.requires_grad:
+                planes.append((x_Nhw - mean) / std)
+            else:
+                torch.addcmul(-mean / std, x_Nhw, 1.0 / std, out=out[:, c])
+        return torch.stack(planes, 1).contiguous(memory_format=torch.channels_last) if planes else out
+
+
+def _own_statistics(x_Nhw: Tensor, inside_Nhw: Tensor | None, least: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and spread of every window, (N, 1, 1) each; the spread of an even window is `least`."""
+    if inside_Nhw is None:
+        mean_N11 = x_Nhw.mean((1, 2), keepdim=True)
+        square_N11 = (x_Nhw - mean_N11).square().mean((1, 2), keepdim=True)
+    else:
+        n_N11 = inside_Nhw.sum((1, 2), keepdim=True).clamp_min(1)
+        mean_N11 = (x_Nhw * inside_Nhw).sum((1, 2), keepdim=True) / n_N11
+        square_N11 = ((x_Nhw - mean_N11) * inside_Nhw).square().sum((1, 2), keepdim=True) / n_N11
+    return mean_N11, (square_N11 + least.square()).sqrt()
+
+
+def _inside(inside_px_N2: Tensor, pixels_NCHW: Tensor) -> Tensor:
+    """Which pixels of windows lie in their images, (N, h, w)."""
+    i = torch.arange(max(pixels_NCHW.shape[2:]), device=inside_px_N2.device)
+    row_Nh1 = (i[: pixels_NCHW.shape[2]] < inside_px_N2[:, :1])[:, :, None]
+    col_N1w = (i[: pixels_NCHW.shape[3]] < inside_px_N2[:, 1:])[:, None, :]
+    return row_Nh1 & col_N1w
 
 
 def _wide(x: Tensor) -> Tensor:

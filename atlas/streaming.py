@@ -124,7 +124,7 @@ class StemPiece:
         """Tokens of the piece's own windows, (stop - start, T, D)."""
         given = tree.order_N[self.members].to(batch.pixels_NCHW.device)
         pixels = batch.pixels_NCHW[given].to(model.device, non_blocking=True)
-        tokens: Tensor = model.stem(model.normalise(pixels), self.near)
+        tokens: Tensor = model.stem(model.normalise(pixels, self.near.inside_px_W2), self.near)
         return tokens[: self.stop - self.start]
 
 

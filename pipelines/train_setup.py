@@ -80,7 +80,9 @@ def build_model(
     n_channels, dtype = channels.pop(), np.dtype(dtypes.pop())
     changes = dict(config.model.options)
     changes.setdefault("pixel_max", float(np.iinfo(dtype).max) if np.issubdtype(dtype, np.integer) else 1.0)
-    if config.model.normalise == "cohort":
+    if config.model.normalise == "window":
+        changes.setdefault("pixel_norm", "window")
+    if config.model.normalise in ("cohort", "window"):
         mean, std = pixel_statistics(cases, reader, config.runtime.seed)
     elif config.model.normalise == "imagenet" and n_channels == 3:
         mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]

@@ -113,8 +113,9 @@ class ModelConfig(Section):
     """Any other field of `AtlasConfig`."""
     init_from: Path | None = None
     """Run or pretraining folder whose weights are loaded where names and shapes agree."""
-    normalise: Literal["cohort", "half", "imagenet"] = "cohort"
-    """What pixels are centred and scaled by: measured on training windows, 0.5/0.5, or ImageNet's."""
+    normalise: Literal["cohort", "window", "half", "imagenet"] = "cohort"
+    """What pixels are centred and scaled by: measured on training windows; each window's own mean and spread,
+    so that its stain and brightness say nothing; 0.5/0.5; or ImageNet's."""
     sync_batchnorm: bool = False
     """BatchNorm stems (options: {stem: reference, stem_norm: batch}) over all GPUs."""
 

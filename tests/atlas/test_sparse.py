@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -26,6 +28,7 @@ VARIANTS = {
     "reference head": {"head": "reference"},
     "kinds, no rotation": {"image_kinds": 4, "rope": False},
     "shared weights": {"depths": (1, 2)},
+    "own statistics": {"pixel_norm": "window"},
 }
 SIZES = [(512, 512), (500, 310), (64, 700), (129, 97)]  # 4, 4, 5 and 3 scales
 
@@ -91,7 +94,7 @@ def test_sparse_equals_dense(variant: str, keep: float):
             torch.testing.assert_close(got, dense_map, rtol=1e-9, atol=1e-15)
 
 
-@pytest.mark.parametrize("variant", ["slim", "slim blocks", "reference stem"])
+@pytest.mark.parametrize("variant", ["slim", "slim blocks", "reference stem", "own statistics"])
 def test_gradients_equal_dense(variant: str):
     model = build(**VARIANTS[variant])
     images, batch = images_and_batch([(500, 310)], 0.4)
@@ -115,6 +118,20 @@ def test_gradients_equal_dense(variant: str):
     for row, col in torch.nonzero(images[0].keep_RC).tolist():
         off_tissue[:, row * 64 : row * 64 + 64, col * 64 : col * 64 + 64] = 0
     assert off_tissue.abs().sum() == 0
+
+
+def test_own_statistics_take_stain_and_brightness_away():
+    """Every window with its own gain and offset per channel: the same logits; not so with the cohort's."""
+    _, batch = images_and_batch([(500, 310)], 0.7)
+    n = len(batch)
+    gain = 0.5 + torch.rand(n, 3, 1, 1, dtype=torch.float64)
+    batch.pixels_NCHW = 0.5 + 20 * (batch.pixels_NCHW - 0.5)  # far from the least spread
+    changed = replace(batch, pixels_NCHW=batch.pixels_NCHW * gain + torch.randn_like(gain))
+    own, cohort = build(pixel_norm="window"), build()
+    torch.testing.assert_close(own(changed).logits_BO, own(batch).logits_BO, rtol=1e-3, atol=1e-4)
+    assert (cohort(changed).logits_BO - cohort(batch).logits_BO).abs().max() > 1e-3
+    even = replace(batch, pixels_NCHW=torch.full_like(batch.pixels_NCHW, 0.93))
+    assert own(even).logits_BO.isfinite().all()
 
 
 def test_background_changes_nothing():

@@ -26,8 +26,9 @@ def gradients(model: Atlas) -> dict[str, torch.Tensor]:
         {"stem": "reference"},
         {"head": "reference"},
         {"drop_path": 0.4},
+        {"pixel_norm": "window"},
     ],
-    ids=["slim", "blocks", "reference stem", "reference head", "drop path"],
+    ids=["slim", "blocks", "reference stem", "reference head", "drop path", "own statistics"],
 )
 def test_streaming_equals_plain_backward(random_batch, changes: dict):
     torch.manual_seed(0)
