@@ -79,8 +79,8 @@ class AtlasConfig:
     pixel_std: tuple[float, ...] = ()
     """Per-channel normalisation after the division; empty means 0.5 and 0.25."""
     pixel_norm: Literal["cohort", "window"] = "cohort"
-    """'cohort': the two above for all windows; 'window': every channel of every window is brought to mean 0 and
-    spread 1, so that a window's own stain and brightness say nothing (docs/model.md)."""
+    """'cohort': the two above for all windows; 'window': every channel of every window is brought to mean 0
+    and spread 1, so that a window's own stain and brightness say nothing (docs/model.md)."""
 
     def __post_init__(self) -> None:
         faults = list(self._faults())

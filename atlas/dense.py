@@ -112,10 +112,8 @@ def _normalised(model: Atlas, pixels_1Chw: Tensor) -> Tensor:
         whole: Tensor = model.normalise(pixels_1Chw)
         return whole
     px = model.cfg.window_px
-    rows = [
-        torch.cat([model.normalise(part) for part in band.split(px, 3)], 3) for band in pixels_1Chw.split(px, 2)
-    ]
-    return torch.cat(rows, 2)
+    bands = pixels_1Chw.split(px, 2)
+    return torch.cat([torch.cat([model.normalise(x) for x in band.split(px, 3)], 3) for band in bands], 2)
 
 
 def dense_stem(model: Atlas, pixels_Chw: Tensor, kept_hw: Tensor) -> Tensor:

@@ -104,6 +104,14 @@ class LocalEvidenceHead(nn.Module):
         )
         return HeadOutput(logits_BO, terms_WTE.expand(-1, -1, self.n_outputs), alpha_WTH.mean(-1))
 
+    def window_logits(self, local_WTD: Tensor, valid_WT: Tensor) -> Tensor:
+        """Logits of every window on its own: this head with uniform attention in each window, (W, O)."""
+        evidence_WTE = self.evidence(local_WTD.float()).unflatten(-1, (self.heads, self.n_evidence)).sum(2)
+        valid_WT1 = valid_WT[..., None].to(evidence_WTE.dtype)
+        mean_WE = (evidence_WTE * valid_WT1).sum(1) / valid_WT1.sum(1).clamp_min(1.0)
+        logits_WO: Tensor = mean_WE + self.bias()
+        return logits_WO
+
     def _scores(self, context_wTD: Tensor) -> Tensor:
         """Attention scores (w, T, H): gated attention of Ilse et al. 2018, one group of units per head."""
         value, gate = self.gate(self.norm(context_wTD)).chunk(2, -1)

@@ -33,7 +33,7 @@ from atlas.stem import build_stem
 from atlas.streaming import stem_tokens
 
 LEAST_SPREAD = 0.1
-"""Spread of a window without any structure, in spreads of the cohort: noise of blank glass is not blown up."""
+"""Spread of a window without structure, in spreads of the cohort: noise of blank glass is not blown up."""
 
 
 class Atlas(nn.Module):

@@ -25,7 +25,14 @@ from atlas_path.errors import ExitCode
 from atlas_path.progress import progress, say
 from pipelines.demo import DemoError, DemoResult
 from pipelines.demo_mammo_dicom import ExamHeader, compress, mammogram_dataset, write
-from pipelines.demo_mammo_paint import BITS, SPACING_MM, Finding, paint_view
+from pipelines.demo_mammo_paint import (
+    BITS,
+    DENSITY_RANGE,
+    SPACING_MM,
+    Finding,
+    density_letter,
+    paint_view,
+)
 
 N_EXAMS = 40
 EXAMS_PER_WOMAN = 2  # a prior and a current exam of some women: splits must keep them together
@@ -56,6 +63,7 @@ class MadeExam:
     cancer: bool
     side: str
     kind: str | None
+    density: float
 
 
 def run_mammo_demo(out: Path, seed: int = 0, n_exams: int = N_EXAMS, epochs: int = 14) -> DemoResult:
@@ -130,7 +138,7 @@ def make_dicom_exams(out: Path, n_exams: int, seed: int) -> Path:
             "cancer_right": int(plan.cancer and plan.side == "R"),
             "years_to_cancer": 0 if plan.cancer else 100,
             "years_to_last_followup": 2 + plan.number % 5,
-            "density": "ABCD"[plan.number % 4],
+            "density": density_letter(plan.density),
             "split": plan.split,
         }
         for plan in plans
@@ -156,17 +164,17 @@ def plan_exams(n_exams: int, seed: int) -> list[MadeExam]:
             maker=MAKERS[(woman // len(SPLITS) + woman // 2) % 2],
         )
         side = "L" if rng.random() < 0.5 else "R"
-        plans.append(MadeExam(number, header, SPLITS[woman % len(SPLITS)], cancer, side, kind))
+        density = float(rng.uniform(*DENSITY_RANGE))
+        plans.append(MadeExam(number, header, SPLITS[woman % len(SPLITS)], cancer, side, kind, density))
     return plans
 
 
 def _paint_exam(task: tuple[Path, MadeExam, int]) -> list[dict[str, object]]:
     out, plan, seed = task
     rng = np.random.default_rng([seed, plan.number])
-    density = float(rng.uniform(0.12, 0.45))
     truth: list[dict[str, object]] = []
     for index, (side, view) in enumerate((s, v) for s in "LR" for v in ("CC", "MLO")):
-        painted = paint_view(rng, side, view, density, plan.kind if side == plan.side else None)
+        painted = paint_view(rng, side, view, plan.density, plan.kind if side == plan.side else None)
         dataset = mammogram_dataset(painted.pixels, side, view, plan.header, SPACING_MM, BITS)
         syntax = SYNTAXES[(plan.number + index) % len(SYNTAXES)]
         if syntax is not None:

@@ -20,6 +20,7 @@ BITS = 12
 TOP = (1 << BITS) - 1
 FAT, GLAND, MUSCLE = 0.42, 0.22, 0.25
 LETTER_VALUE = 1.0
+DENSITY_RANGE = (0.12, 0.45)  # share of gland
 N_DOTS, DOT_VALUE, DOT_DEPTH = 22, 0.9, 0.15
 
 
@@ -89,6 +90,12 @@ def paint_view(
     if letters:
         _burn_letters(image, laterality, view)
     return PaintedView(np.rint(image * TOP).astype(np.uint16), placed)
+
+
+def density_letter(density: float) -> str:
+    """A to D: quarters of the range that is painted (after the four classes of BI-RADS)."""
+    low, high = DENSITY_RANGE
+    return "ABCD"[min(3, int(4 * (density - low) / (high - low)))]
 
 
 def _depth(rng: np.random.Generator, y: np.ndarray, x: np.ndarray, view: str) -> np.ndarray:

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from atlas import Atlas, WindowBatch
-from atlas.heads import LocalEvidenceHead
 from atlas.layout import WindowTree
 from atlas.losses import task_loss
 from atlas.streaming import stem_tokens
@@ -30,14 +29,11 @@ def window_logits(model: Atlas, batch: WindowBatch) -> tuple[Tensor, Tensor]:
         (W, O) and (W,), in the tree's order of windows.
     """
     tree = WindowTree.of(batch, model.cfg).to(model.device)
-    fine, head = tree.scales[0], model.head
-    assert isinstance(head, LocalEvidenceHead)
+    fine = tree.scales[0]
     local_WTD = stem_tokens(model, batch, tree)
     with torch.autocast(local_WTD.device.type, enabled=False):
-        evidence_WTE = head.evidence(local_WTD.float()).unflatten(-1, (head.heads, head.n_evidence)).sum(2)
-        valid_WT1 = fine.valid_WT[..., None].to(evidence_WTE.dtype)
-        mean_WE = (evidence_WTE * valid_WT1).sum(1) / valid_WT1.sum(1).clamp_min(1.0)
-        return mean_WE + head.bias(), fine.case_W
+        logits_WO = model.head.window_logits(local_WTD.float(), fine.valid_WT)  # type: ignore[operator]
+        return logits_WO, fine.case_W
 
 
 def window_losses(

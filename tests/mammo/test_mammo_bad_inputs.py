@@ -26,7 +26,7 @@ from atlas_path.errors import SlideError
 from atlas_path.slides import open_slide
 from atlas_path.slides.mammo import MammoOptions, open_mammogram
 from atlas_path.slides.mammo.voi import voi_table
-from pipelines.demo_mammo_dicom import compress
+from pipelines.demo_mammo_dicom import ExamHeader, compress, mammogram_dataset
 
 Save = Callable[[Dataset], Path]
 ENCAPSULATED = [RLELossless, JPEG2000Lossless, JPEGLSLossless, JPEGLosslessSV1, HTJ2KLossless]
@@ -245,6 +245,30 @@ def test_constant_image_is_flat(dataset: Dataset, save: Save) -> None:
 def test_inversion_that_the_header_contradicts_is_flagged(dataset: Dataset, save: Save) -> None:
     dataset.PresentationLUTShape = "INVERSE"
     assert "photometric_disagrees" in flags_of(save(dataset))
+
+
+@pytest.mark.parametrize("shape", ["IDENTITY", None])
+def test_negative_that_does_not_say_inverse_is_turned_by_its_photometric_and_flagged(
+    painted: dict, exam: ExamHeader, save: Save, shape: str | None
+) -> None:
+    """MONOCHROME1 decides, with the fixed range; that INVERSE is missing is told, not hidden."""
+    negative = mammogram_dataset(
+        painted["L", "CC"], "L", "CC", ExamHeader(**{**exam.__dict__, "maker": "two"}), 0.4, 12
+    )
+    if shape is None:
+        del negative.PresentationLUTShape
+    else:
+        negative.PresentationLUTShape = shape
+    path = save(negative)
+    assert {"photometric_disagrees", "photometric_unconfirmed"} & set(flags_of(path)) == {
+        "photometric_unconfirmed" if shape is None else "photometric_disagrees"
+    }
+    with open_mammogram(path) as image:
+        level = image.levels[0]
+        pixels = image.read_region(0, 0, 0, level.height_px, level.width_px)[..., 0]
+    inside = pixels > 0  # letters and air outside the breast are masked
+    assert inside.mean() > 0.1
+    np.testing.assert_array_equal(pixels[inside], painted["L", "CC"][inside])
 
 
 def test_padding_is_background_and_out_of_the_range(dataset: Dataset, save: Save) -> None:

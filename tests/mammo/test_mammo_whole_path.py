@@ -12,12 +12,13 @@ import pytest
 import torch
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
+from scipy.stats import spearmanr
 
 from atlas_path.config import load_train_config
 from atlas_path.errors import ExitCode
 from atlas_path.store import PreprocessOptions, open_store
 from pipelines.demo_mammo_dicom import ExamHeader, mammogram_dataset, write
-from pipelines.demo_mammo_paint import BITS, paint_view
+from pipelines.demo_mammo_paint import BITS, DENSITY_RANGE, density_letter, paint_view
 from pipelines.exams import ExamOptions, make_exams
 from pipelines.heatmap import HeatmapOptions, heatmap
 from pipelines.preprocess import preprocess
@@ -132,6 +133,46 @@ def test_years_of_risk_as_hazards(tmp_path: Path) -> None:
     for row in rows:
         free_of_cancer = [1.0, *(float(row[name]) for name in survival)]
         assert all(later <= earlier for earlier, later in itertools.pairwise(free_of_cancer))
+
+
+@pytest.mark.slow
+def test_density_is_learned_as_an_ordinal_task(tmp_path: Path) -> None:
+    """Four ordered classes: probabilities add up, and denser breasts of unseen women are called denser."""
+    torch.set_num_threads(1)
+    rng = np.random.default_rng(3)
+    lines = ["study_uid,density,split"]
+    for number in range(36):
+        exam = ExamHeader(f"W{number}", f"W^{number}", f"1.2.3.{number}", "20200101", "A")
+        density = float(rng.uniform(*DENSITY_RANGE))
+        for side in "LR":
+            painted = paint_view(rng, side, "CC", density, None, HEIGHT_PX, WIDTH_PX)
+            made = mammogram_dataset(painted.pixels, side, "CC", exam, SPACING_MM, BITS)
+            write(made, tmp_path / "dicom" / str(number) / f"{side}.dcm")
+        split = "train" if number < 24 else "test"
+        lines.append(f"1.2.3.{number},{density_letter(density)},{split}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")
+    options = ExamOptions(labels=tmp_path / "labels.csv", label="density")
+    made = make_exams([tmp_path / "dicom"], tmp_path / "exams", options)
+    preprocess([tmp_path / "dicom"], tmp_path / "stores", PreprocessOptions(mpp="native"))
+    study = _study(tmp_path, "kind: ordinal, label: density, classes: [A, B, C, D]", "none")
+    study.write_text(study.read_text().replace("epochs: 1,", "epochs: 12, lr: 2.0e-3,"))
+    run = train(load_train_config(study))
+    score([tmp_path / "stores"], run, tmp_path / "scores", ScoreOptions(cohort=made.cohort, threads=1))
+    truth = {row["case_id"]: "ABCD".index(row["density"]) for row in _rows(made.cohort)}
+    test = {row["case_id"] for row in _rows(made.cohort) if row["split"] == "test"}
+    predicted = {row["case_id"]: row for row in _rows(tmp_path / "scores" / "predictions.csv")}
+    expected = []
+    for case_id in sorted(test):
+        chances = [float(predicted[case_id][f"prob_{letter}"]) for letter in "ABCD"]
+        assert sum(chances) == pytest.approx(1, abs=1e-5)
+        assert predicted[case_id]["pred_label"] in "ABCD"
+        expected.append(float(np.dot(chances, range(4))))
+    assert spearmanr(expected, [truth[case_id] for case_id in sorted(test)]).statistic > 0.6
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def test_store_gives_brightness_by_rule_and_stored_values_without(tmp_path: Path) -> None:

@@ -196,6 +196,7 @@ def _flags(header: Header, view: View, spacing: Spacing, photometric: str) -> li
         "burned_in_annotation": header.text("BurnedInAnnotation") == "YES",
         "lossy": header.text("LossyImageCompression") == "01",
         "photometric_disagrees": inverse is not None and inverse != (photometric == "MONOCHROME1"),
+        "photometric_unconfirmed": inverse is None and photometric == "MONOCHROME1",
         "photometric_unknown": photometric not in ("MONOCHROME1", "MONOCHROME2"),
         "flipped_by_header": header.text("FieldOfViewHorizontalFlip") == "YES",
         "no_spacing": spacing.mpp is None,
