@@ -23,7 +23,8 @@ TISSUE_MPP = 8.0
 BAND_BYTES = 2**26
 LARGEST_THUMBNAIL_PX = 400_000_000  # a thousand glass slides
 SMALLEST_READ_PX = 256
-_SLACK = 1.05  # a level up to 5 % coarser than asked for is taken as it is
+VALID = 255  # of a pixel that could be decoded
+_SLACK = 1.05  # a level up to 5 % coarser or finer than asked for is taken as it is
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,12 @@ def read_thumbnail(slide: Slide, mpp: float = TISSUE_MPP, threads: int = 2) -> T
         pixels, valid = _from_scaled_tiles(tiles, scale, threads, slide.n_channels)
     else:
         pixels, valid = _from_bands(slide, level, max(1, int(extra * _SLACK)), threads)
-    pixels, valid = _resize(pixels, height, width), _resize(valid, height, width) >= 0.5
-    return Thumbnail(pixels, native.scaled(full.height_px / height, full.width_px / width), valid)
+    if not 1 <= min(pixels.shape[0] / height, pixels.shape[1] / width) <= _SLACK:
+        pixels, valid = _resize(pixels, height, width), _resize(valid, height, width)
+    height, width = pixels.shape[:2]
+    return Thumbnail(
+        pixels, native.scaled(full.height_px / height, full.width_px / width), valid >= VALID / 2
+    )
 
 
 def _decode_scale(tiles: JpegTiles, extra: float) -> int:
@@ -95,7 +100,7 @@ def _from_scaled_tiles(
     canvas = np.full(
         (tiles.rows * tile_h, tiles.cols * tile_w, n_channels), 255 if n_channels == 3 else 0, np.uint8
     )
-    valid = np.ones(canvas.shape[:2], np.float32)
+    valid = np.full(canvas.shape[:2], VALID, np.uint8)
 
     def row_of_tiles(row: int) -> None:
         for col in range(tiles.cols):
@@ -122,10 +127,18 @@ def _from_bands(slide: Slide, level: int, step: int, threads: int) -> tuple[np.n
     share = max(tile_h, -(-frame.height_px // threads))  # of a thread; a tile is decoded once, not by each
     band = min(max(1, BAND_BYTES // max(1, row_bytes * step)), -(-share // step)) * step
 
-    def piece(y: int) -> tuple[np.ndarray, np.ndarray]:
+    small_h, small_w = -(-frame.height_px // step), -(-frame.width_px // step)
+    small = np.empty((small_h, small_w, slide.n_channels), slide.dtype)
+    small_valid = np.full((small_h, small_w), VALID, np.uint8)
+
+    def piece(y: int) -> None:
         height = min(band, frame.height_px - y)
-        pixels = np.full((height, frame.width_px, slide.n_channels), 0, slide.dtype)
-        valid = np.ones((height, frame.width_px), np.float32)
+        rows = slice(y // step, -(-(y + height) // step))
+        if step == 1:
+            pixels, valid = small[rows], small_valid[rows]
+        else:
+            pixels = np.empty((height, frame.width_px, slide.n_channels), slide.dtype)
+            valid = np.full((height, frame.width_px), VALID, np.uint8)
         for top, left, h, w, part in _readable_parts(slide, level, y, 0, height, frame.width_px):
             area = np.s_[top - y : top - y + h, left : left + w]
             if part is None:
@@ -133,12 +146,13 @@ def _from_bands(slide: Slide, level: int, step: int, threads: int) -> tuple[np.n
                 pixels[area] = background_of(slide)
             else:
                 pixels[area] = part
-        small_h, small_w = -(-height // step), -(-frame.width_px // step)
-        return _resize(pixels, small_h, small_w), _resize(valid, small_h, small_w)
+        if step > 1:
+            shape = small[rows].shape[:2]
+            small[rows], small_valid[rows] = _resize(pixels, *shape), _resize(valid, *shape)
 
     with ThreadPoolExecutor(threads) as pool:
-        pieces = list(pool.map(piece, range(0, frame.height_px, band)))
-    return np.concatenate([p for p, _ in pieces]), np.concatenate([v for _, v in pieces])
+        list(pool.map(piece, range(0, frame.height_px, band)))
+    return small, small_valid
 
 
 def _readable_parts(

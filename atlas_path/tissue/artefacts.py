@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from atlas_path.geometry import Mpp
+from atlas_path.tissue.bands import in_bands
 
 LEAST_STROKE_UM2 = 150_000.0
 LEAST_BLACK_UM2 = 100_000.0
@@ -33,8 +34,11 @@ _HUES: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
 }
 
 
-def pen_strokes(density: Sequence[np.ndarray], tissue: np.ndarray, mpp: Mpp) -> tuple[bool, np.ndarray]:
-    """(ink was seen, (h, w) bool of the ink that can be left out) by optical densities, three planes (h, w).
+def pen_strokes(
+    density: Sequence[np.ndarray], mean: np.ndarray, tissue: np.ndarray, mpp: Mpp
+) -> tuple[bool, np.ndarray]:
+    """(ink was seen, (h, w) bool of the ink that can be left out) by optical densities, three planes (h, w),
+    and their mean.
 
     Hues after Ruifrok and Johnston, Anal Quant Cytol Histol 2001: haematoxylin, eosin and DAB absorb green at
     least as much as red; green ink lets green through best, blue ink absorbs red far more than green.
@@ -46,15 +50,30 @@ def pen_strokes(density: Sequence[np.ndarray], tissue: np.ndarray, mpp: Mpp) -> 
         found = is_ink(*coarse) & tissue[::_COARSE, ::_COARSE]
         if np.count_nonzero(found) < 0.3 * least_px / _COARSE**2:
             continue  # a quick look: no stroke fits into so little of the hue
-        mean = (density[0] + density[1] + density[2]) / np.float32(3)
-        hue = is_ink(*density) & tissue & (mean > 0.06)
-        strokes = _strokes(hue & _even(mean) & (mean > 0.25), least_px)
+        hue, core = _hue_and_core(density, mean, tissue, is_ink)
+        if np.count_nonzero(core) < least_px:
+            continue
+        strokes = _strokes(core, least_px)
         if not strokes.any():
             continue
         seen = True
         if name in ("green", "blue"):
             removable = removable | _ink_alone(strokes, hue, mean)
     return seen, removable
+
+
+def _hue_and_core(
+    density: Sequence[np.ndarray], mean: np.ndarray, tissue: np.ndarray, is_ink: Callable[..., np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """(h, w) bool: where the hue is that of ink; and where that is dense and even too."""
+    hue, core = np.empty_like(tissue), np.empty_like(tissue)
+
+    def work(own: slice, seen: slice, inner: slice) -> None:
+        hue[own] = is_ink(*(plane[own] for plane in density)) & tissue[own] & (mean[own] > 0.06)
+        core[own] = hue[own] & _even(mean[seen])[inner] & (mean[own] > 0.25)
+
+    in_bands(len(mean), 2, work)
+    return hue, core
 
 
 def _strokes(core: np.ndarray, least_px: float) -> np.ndarray:

@@ -15,10 +15,12 @@ import numpy as np
 
 from atlas_path.geometry import Mpp
 from atlas_path.tissue.artefacts import black_areas, pen_strokes
+from atlas_path.tissue.bands import in_bands
 from atlas_path.tissue.mask import TissueMask, TissueParams
 
 LEAST_GLASS = 0.002
 FAINT_OD = 0.12
+SMOOTH_PX = 0.7
 _NOISE_FACTOR = 5.0
 _FLUORESCENCE_GAP_UM = 40.0
 
@@ -78,18 +80,20 @@ def _bright_field(
     if glass is None:
         flags.append("no_glass")
         glass = np.full(len(planes), 245.0, np.float32)
-    density = [
-        cv2.GaussianBlur(_density(plane, float(white)), (0, 0), 0.7)
-        for white, plane in zip(glass, planes, strict=True)
-    ]
-    mean = functools.reduce(np.add, density) / np.float32(len(density))
-    gray = len(planes) == 1  # without colour, density has to do
-    evidence = mean / 2 if gray else functools.reduce(cv2.max, density) - functools.reduce(cv2.min, density)
+    density, mean, evidence = _stain(planes, glass)
+    gray = len(planes) == 1
     quiet = _sample([evidence], usable & (np.abs(mean) < 0.05))[:, 0]
     threshold = max(params.chroma_od, _NOISE_FACTOR * _spread(quiet)) if len(quiet) else params.chroma_od
-    dark = mean > params.density_od
-    tissue = _touching(usable & ((evidence > threshold) | dark), (evidence > 2 * threshold) | dark)
-    has_pen, pen = (False, np.zeros_like(tissue)) if gray else pen_strokes(density, tissue, mpp)
+    possible, clear = np.empty_like(usable), np.empty_like(usable)
+
+    def decide(own: slice, _seen: slice, _inner: slice) -> None:
+        dark = mean[own] > params.density_od
+        possible[own] = usable[own] & ((evidence[own] > threshold) | dark)
+        clear[own] = possible[own] & ((evidence[own] > 2 * threshold) | dark)
+
+    in_bands(len(mean), 0, decide)
+    tissue = _touching(possible, clear)
+    has_pen, pen = (False, np.zeros_like(tissue)) if gray else pen_strokes(density, mean, tissue, mpp)
     if has_pen:
         flags.append("pen")
     if params.remove_pen:
@@ -103,6 +107,32 @@ def _bright_field(
     if params.remove_pen:
         mask &= ~pen
     return mask & ~black, flags
+
+
+def _stain(planes: list[np.ndarray], glass: np.ndarray) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+    """(smooth optical density of every plane, their mean, evidence of stain), float32 (h, w) each.
+
+    Evidence is how far the densities spread; half of the density where there is no colour.
+    """
+    shape = planes[0].shape
+    density = [np.empty(shape, np.float32) for _ in planes]
+    mean, evidence = np.empty(shape, np.float32), np.empty(shape, np.float32)
+
+    def work(own: slice, seen: slice, inner: slice) -> None:
+        smooth = [
+            cv2.GaussianBlur(_density(plane[seen], float(white)), (0, 0), SMOOTH_PX)[inner]
+            for plane, white in zip(planes, glass, strict=True)
+        ]
+        for whole, part in zip(density, smooth, strict=True):
+            whole[own] = part
+        mean[own] = functools.reduce(np.add, smooth) / np.float32(len(smooth))
+        if len(smooth) == 1:
+            evidence[own] = mean[own] / 2
+        else:
+            evidence[own] = functools.reduce(np.maximum, smooth) - functools.reduce(np.minimum, smooth)
+
+    in_bands(shape[0], 4, work)
+    return density, mean, evidence
 
 
 def _fluorescence(
@@ -148,10 +178,10 @@ def _glass(pixels: np.ndarray) -> np.ndarray | None:
 
 
 def _touching(possible: np.ndarray, clear: np.ndarray) -> np.ndarray:
-    """Connected areas of `possible` that hold some of `clear`."""
+    """Connected areas of `possible` that hold some of `clear`, which is part of it."""
     _, labels = cv2.connectedComponents(possible.astype(np.uint8), connectivity=8)
     kept = np.zeros(labels.max() + 1, bool)
-    kept[np.unique(labels[clear & possible])] = True
+    kept[labels[clear]] = True
     kept[0] = False
     return np.asarray(kept[labels])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import cv2
 import numpy as np
 
 from atlas_path.geometry import WINDOW_PX, Grid, Mpp
@@ -81,8 +82,7 @@ def window_fractions(
     """
     grid = Grid(level_height_px, level_width_px, window_px)
     y, x = _edges(grid.rows, window_px, level_height_px), _edges(grid.cols, window_px, level_width_px)
-    integral = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), np.int64)
-    integral[1:, 1:] = mask.cumsum(axis=0, dtype=np.int64).cumsum(axis=1)
+    integral = cv2.integral(mask.view(np.uint8))
     scale_y, scale_x = mask.shape[0] / level_height_px, mask.shape[1] / level_width_px
     below = _at(_at(integral, y * scale_y), x * scale_x, axis=1)
     tissue = np.diff(np.diff(below, axis=0), axis=1)
