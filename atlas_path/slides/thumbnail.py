@@ -75,12 +75,12 @@ def read_thumbnail(slide: Slide, mpp: float = TISSUE_MPP, threads: int = 2) -> T
         pixels, valid = _from_scaled_tiles(tiles, scale, threads, slide.n_channels)
     else:
         pixels, valid = _from_bands(slide, level, max(1, int(extra * _SLACK)), threads)
-    if not 1 <= min(pixels.shape[0] / height, pixels.shape[1] / width) <= _SLACK:
+    as_stored = pixels.shape[:2] == (slide.levels[level].height_px, slide.levels[level].width_px)
+    if not as_stored or extra > _SLACK:
         pixels, valid = _resize(pixels, height, width), _resize(valid, height, width)
     height, width = pixels.shape[:2]
-    return Thumbnail(
-        pixels, native.scaled(full.height_px / height, full.width_px / width), valid >= VALID / 2
-    )
+    mpp = native.scaled(full.height_px / height, full.width_px / width)
+    return Thumbnail(pixels, mpp, valid >= VALID / 2)
 
 
 def _decode_scale(tiles: JpegTiles, extra: float) -> int:
