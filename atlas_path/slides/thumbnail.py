@@ -79,8 +79,8 @@ def read_thumbnail(slide: Slide, mpp: float = TISSUE_MPP, threads: int = 2) -> T
     if not as_stored or extra > _SLACK:
         pixels, valid = _resize(pixels, height, width), _resize(valid, height, width)
     height, width = pixels.shape[:2]
-    mpp = native.scaled(full.height_px / height, full.width_px / width)
-    return Thumbnail(pixels, mpp, valid >= VALID / 2)
+    per_px = native.scaled(full.height_px / height, full.width_px / width)
+    return Thumbnail(pixels, per_px, valid >= VALID / 2)
 
 
 def _decode_scale(tiles: JpegTiles, extra: float) -> int:
