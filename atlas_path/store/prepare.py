@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,27 +91,27 @@ def prepare(request: Request, options: PreprocessOptions, part: Path, threads: i
         NoTissueError: no window has tissue.
         UnreadableSlideError: the file cannot be opened.
     """
-    with open_slide(request.slide, request.mpp_given, options.mammo) as slide:
+    with open_slide(request.slide, request.mpp_given, options.mammo) as slide, ThreadPoolExecutor(1) as aside:
         base = choose_base(_subject(slide), slide.levels, require_mpp(slide), options.mpp, options.tolerance)
         thumbnail = read_thumbnail(slide, _thumbnail_mpp(slide, options), threads)
         overview = thumbnail.pixels
         if options.icc == "srgb":
             overview = apply_icc_srgb(overview, slide.icc_profile)
         tissue = _find(slide, overview, thumbnail, request, options)
-        picture = request.out / "thumbnails" / f"{request.image_id}.jpg"
-        save_jpeg(picture, outline_picture(overview, tissue.mask))
+        drawn = aside.submit(_draw_thumbnail, overview, tissue, request)
         codec = codec_for(slide, options)
         sources = level_sources(slide, base, codec, options)
         sizes = [(source.height_px, source.width_px) for source in sources]
         fractions = tissue_fractions(tissue.mask, sizes)
         keep = kept_windows(fractions, sizes, _scanned(slide, base))
         if not keep[0].any():
+            drawn.result()
             raise NoTissueError(
                 _subject(slide),
                 "no tissue was found",
                 f"look at thumbnails/{request.image_id}.jpg; --tissue none keeps every window",
             )
-        _write_outline(slide, tissue, request)
+        outlined = aside.submit(_write_outline, slide, tissue, request)
         background = background_of(slide, overview, tissue)
         job = Job(
             slide_path=request.slide,
@@ -125,7 +126,7 @@ def prepare(request: Request, options: PreprocessOptions, part: Path, threads: i
             mammo=options.mammo,
             subject=_subject(slide),
         )
-        return Prepared(
+        prepared = Prepared(
             job=job,
             meta=_meta(slide, job, codec, tissue, request, options),
             fractions=tuple(fractions),
@@ -134,6 +135,9 @@ def prepare(request: Request, options: PreprocessOptions, part: Path, threads: i
             ranges=tuple(display_ranges(overview)),
             icc_profile=slide.icc_profile,
         )
+        for written in (drawn, outlined):
+            written.result()
+        return prepared
 
 
 def tissue_fractions(mask: np.ndarray, sizes: list[tuple[int, int]]) -> list[np.ndarray]:
@@ -195,6 +199,12 @@ def _thumbnail_mpp(slide: Slide, options: PreprocessOptions) -> float:
 def _subject(slide: Slide) -> str:
     """What errors call the slide: its path, or a pseudonym where the file's name must not be told."""
     return str(getattr(slide, "subject", slide.path))
+
+
+def _draw_thumbnail(overview: np.ndarray, tissue: TissueMask, request: Request) -> None:
+    """`thumbnails/<image_id>.jpg`, with the outline of the tissue."""
+    picture = request.out / "thumbnails" / f"{request.image_id}.jpg"
+    save_jpeg(picture, outline_picture(overview, tissue.mask))
 
 
 def _write_outline(slide: Slide, tissue: TissueMask, request: Request) -> None:

@@ -82,7 +82,8 @@ def _bright_field(
         glass = np.full(len(planes), 245.0, np.float32)
     density, mean, evidence = _stain(planes, glass)
     gray = len(planes) == 1
-    quiet = _sample([evidence], usable & (np.abs(mean) < 0.05))[:, 0]
+    some = _sample([evidence, mean], usable)
+    quiet = some[np.abs(some[:, 1]) < 0.05, 0]
     threshold = max(params.chroma_od, _NOISE_FACTOR * _spread(quiet)) if len(quiet) else params.chroma_od
     possible, clear = np.empty_like(usable), np.empty_like(usable)
 
@@ -96,7 +97,7 @@ def _bright_field(
     has_pen, pen = (False, np.zeros_like(tissue)) if gray else pen_strokes(density, mean, tissue, mpp)
     if has_pen:
         flags.append("pen")
-    if params.remove_pen:
+    if has_pen and params.remove_pen:
         tissue = tissue & ~pen
     stained = _sample([mean], tissue)
     if len(stained) and float(np.median(stained)) < FAINT_OD:
@@ -104,9 +105,9 @@ def _bright_field(
     mask, sparse = _tidy(tissue, mpp, params, params.close_um)
     if sparse:
         flags.append("sparse")
-    if params.remove_pen:
+    if has_pen and params.remove_pen:
         mask &= ~pen
-    return mask & ~black, flags
+    return (mask & ~black if "black" in flags else mask), flags
 
 
 def _stain(planes: list[np.ndarray], glass: np.ndarray) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
