@@ -107,6 +107,7 @@ class _Mlflow:
             ) from error
         self._mlflow = mlflow
         if not os.environ.get("MLFLOW_TRACKING_URI"):
+            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # refused by default since 3.7
             mlflow.set_tracking_uri((run_dir / "mlruns").absolute().as_uri())
         mlflow.set_experiment(config.track.project)
         mlflow.start_run(run_name=config.name)
