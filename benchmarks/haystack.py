@@ -21,8 +21,8 @@ with a label by chance: `model.normalise: window` takes each window's own stain 
 (`--set model.normalise=cohort` shows what happens without).
 
 A run uses one thread, and its budget is processor time, so that other work on the machine takes nothing
-from it: two runs fit side by side on two cores. `--start windows`: for half of the budget every window
-votes alone (`optim.window_epochs`).
+from it: two runs fit side by side on two cores. `--start windows`: for half of the budget or more
+every window votes alone (`optim.window_epochs`).
 """
 
 from __future__ import annotations
@@ -59,11 +59,9 @@ from pipelines.train_weights import load_best
 ROOT = Path(__file__).resolve().parents[1]
 FIELD_PX = 512
 LESIONS = {"easy": 16, "hard": 4}
-KEPT = {
-    "easy": [0.3, 0.6],
-    "hard": [0.6, 1.0],
-}  # share of windows: of few lesions none should be dropped often
-WINDOW_SHARE = 0.5
+KEPT = {"easy": [0.3, 0.6], "hard": [0.6, 1.0]}  # share of windows: where lesions are few none may be lost
+DRAWN = {"easy": None, "hard": 6}  # windows of a case while they vote alone: rare evidence takes many steps
+WINDOW_SHARE = {"easy": 0.5, "hard": 0.6}  # of the budget
 RECIPE: dict[str, Any] = {
     "data": {"mpp": 1.24, "min_tissue": 0.5},
     "augment": {"stain": 0.2, "brightness": 0.0, "contrast": 0.0},
@@ -195,7 +193,7 @@ def one_run(
         config, model, prepared.found.cases, prepared.targets, train_ids, tune_ids, run_dir, World(), device
     )
     trainer.begun, trainer.budget_s = started, arguments.minutes * 60
-    trainer.window_share = WINDOW_SHARE if arguments.start == "windows" else 0.0
+    trainer.window_share = WINDOW_SHARE[difficulty] if arguments.start == "windows" else 0.0
     trainer.fit()
     minutes = (time.process_time() - started) / 60
     load_best(trainer.checkpoints, model)
@@ -237,6 +235,7 @@ def config_for(
     values |= {"name": f"{kind}_{arguments.start}", "cohort": folder / "cohort.csv", "out": folder / "runs"}
     values["data"]["stores"] = folder / "stores"
     values["augment"]["keep_windows"] = KEPT[difficulty]
+    values["optim"]["window_draw"] = DRAWN[difficulty]
     values["runtime"] = {"seed": seed, "memory": "plain", "device": "cpu", "threads": 1}
     values["optim"]["epochs"] = 1000
     values["optim"]["window_epochs"] = int(arguments.start == "windows")

@@ -32,25 +32,31 @@ def case_rng(seed: int, epoch: int, case_id: str) -> np.random.Generator:
 
 
 def load_augmented(
-    reader: WindowReader, case: CaseRef, config: TrainConfig, rng: np.random.Generator
+    reader: WindowReader,
+    case: CaseRef,
+    config: TrainConfig,
+    rng: np.random.Generator,
+    draw: int | None = None,
 ) -> CasePixels:
-    """Read a case as one epoch of training sees it.
+    """Read a case as one epoch of training sees it; with `draw`, so many of its windows.
 
     Windows are dropped before reading, unless the grid moves: then all are read, and dropped afterwards. A
     plain image file is cropped and mirrored; the rest of its recipe follows on the device.
     """
-    data, augment = config.data, config.augment
+    augment, most = config.augment, config.data.max_windows
+    if draw is not None:
+        augment, most = augment.model_copy(update={"keep_windows": (1.0, 1.0)}), min(draw, most or draw)
     if case.images[0].is_file:
         return image_file_case(case.images[0], config.images, rng)
     if not augment.grid_shift and not augment.mpp_jitter:
-        keep = draw_windows([image.n_windows for image in case.images], augment, data.max_windows, rng)
+        keep = draw_windows([image.n_windows for image in case.images], augment, most, rng)
         return augment_case(read_case(reader, case, keep), augment, rng)
     pixels = read_case(reader, case)
     steps = WINDOW_PX // TOKEN_PX
     shift = rng.integers(0, steps, 2) * TOKEN_PX if augment.grid_shift else (0, 0)
     zoom = 1 + float(rng.uniform(-augment.mpp_jitter, augment.mpp_jitter)) if augment.mpp_jitter else 1.0
     pixels = regrid(pixels, zoom, (int(shift[0]), int(shift[1])))
-    (kept,) = draw_windows([len(pixels.row_N)], augment, data.max_windows, rng)
+    (kept,) = draw_windows([len(pixels.row_N)], augment, most, rng)
     return augment_case(pixels if kept is None else select(pixels, kept), augment, rng)
 
 

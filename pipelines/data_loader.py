@@ -175,7 +175,9 @@ class PassDataset(Dataset[LoadedPass]):
             case = self.cases[case_id]
             if spec.train:
                 rng = case_rng(seed, spec.epoch, case_id)
-                loaded.append(load_augmented(self.reader, case, self.config, rng))
+                alone = spec.epoch < self.config.optim.window_epochs
+                draw = self.config.optim.window_draw if alone else None
+                loaded.append(load_augmented(self.reader, case, self.config, rng, draw))
             else:
                 loaded.append(read_case(self.reader, case))
         value, known = stack_targets(self.targets, spec.case_ids)

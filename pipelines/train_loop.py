@@ -171,10 +171,11 @@ class Trainer:
             "starved": round(max(world.gather(starved)), 4),
             "memory_gb": round(max(world.gather(peak_memory_gb(self.device))), 3),
         }
+        alone = state.epoch + 1 < min(optim.window_epochs, optim.epochs)  # its attention is not taught yet
         with self.average.in_place():
-            tuned = self._tune()
-            rank = self._rank(tuned)
-            if tuned is None or state.best is None or rank > state.best:
+            tuned = None if alone else self._tune()
+            rank = None if alone else self._rank(tuned)
+            if tuned is None or state.best is None or (rank is not None and rank > state.best):
                 state.best, state.best_epoch, state.bad_epochs = rank, state.epoch, 0
                 save_best(self.checkpoints, self.model, world)
             else:

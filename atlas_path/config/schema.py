@@ -189,7 +189,10 @@ class OptimConfig(Section):
     """Decay of an exponential moving average of the weights, used for tuning and as result; 0 = off."""
     window_epochs: Annotated[int, Field(ge=0)] = 0
     """First epochs in which every window votes alone against the label of its case: cheap, and it gives the
-    attention something to attend to. Part of `epochs`; for the local_evidence head."""
+    attention something to attend to. Part of `epochs`; not tuned; for the local_evidence head."""
+    window_draw: Count | None = None
+    """Windows drawn of every case in those epochs, instead of `augment.keep_windows`: many small steps that
+    mix many cases find rare evidence sooner."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Learning rate factor from each layer group to the one below it (fine-tuning)."""
     freeze_stem_epochs: Annotated[int, Field(ge=0)] = 0
