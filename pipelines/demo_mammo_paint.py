@@ -132,7 +132,7 @@ def _place(
         fits &= x + 0.60 * y > 0.40
     ys, xs = np.nonzero(fits)
     at = int(rng.integers(len(ys)))
-    radius = float(rng.uniform(18, 26)) * height_px / HEIGHT_PX
+    radius = float(rng.uniform(40, 56)) * height_px / HEIGHT_PX
     return Finding(float(ys[at]), float(xs[at]), radius, finding == "malignant")
 
 

@@ -72,3 +72,33 @@ def test_run_with_a_window_start(memory_cohort, config_for):
     assert losses[5] < 0.6
     with pytest.raises(ValidationError, match=r"window_epochs needs model.head"):
         config_for(table, optim=optim, model={"head": "reference"})
+
+
+def test_few_windows_of_every_case_are_drawn_while_they_vote_and_nothing_is_tuned(memory_cohort, config_for):
+    from pipelines.train import train
+
+    table = memory_cohort(n=16, rows=2, cols=2)
+    optim = {"epochs": 3, "window_epochs": 2, "window_draw": 1, "cases_per_step": 4, "cases_per_pass": 4}
+    augment = {"keep_windows": [1.0, 1.0]}
+    run_dir = train(config_for(table, optim=optim, augment=augment, split={"tune": 0.25}))
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    epochs = [line for line in lines if line["kind"] == "epoch"]
+    assert ["tune_loss" in line for line in epochs] == [False, True, True]
+    assert (run_dir / "model.safetensors").exists()
+
+
+def test_a_draw_is_of_that_many_windows_and_another_one_every_epoch(memory_cohort, config_for):
+    from atlas_path.config import TrainConfig
+    from pipelines.augment import case_rng, load_augmented
+    from pipelines.data import WindowReader
+    from pipelines.train_prepare import prepare
+
+    config: TrainConfig = config_for(memory_cohort(n=4, rows=3, cols=3), augment={"keep_windows": [0.1, 0.2]})
+    case = next(iter(prepare(config, quiet=True).found.cases.values()))
+    drawn = []
+    for epoch in range(6):
+        rng = case_rng(0, epoch, "a")
+        pixels = load_augmented(WindowReader(0), case, config, rng, draw=4)
+        assert len(pixels.row_N) == min(4, case.n_windows)
+        drawn.append(tuple(sorted(zip(pixels.row_N.tolist(), pixels.col_N.tolist(), strict=True))))
+    assert len(set(drawn)) > 1
