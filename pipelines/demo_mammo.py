@@ -45,10 +45,12 @@ name: demo
 cohort: exams/cohort.csv
 out: runs
 task: {{kind: binary, label: cancer}}
-data: {{stores: stores, mpp: {mpp}, voi: minmax, image_kinds: [view, laterality]}}
-model: {{preset: tiny}}
+data: {{stores: stores, mpp: {mpp}, min_tissue: 0.1, voi: minmax, image_kinds: [view, laterality]}}
+model: {{preset: tiny, normalise: window}}
 augment: {{dihedral: true}}
-optim: {{epochs: {epochs}, lr: 2.0e-3, warmup_epochs: 1, cases_per_step: 4, cases_per_pass: 4}}
+optim:
+  {{epochs: {epochs}, window_epochs: {window_epochs}, warmup_epochs: 1, lr: 2.0e-3,
+   cases_per_step: 4, cases_per_pass: 4}}
 runtime: {{seed: {seed}}}
 """
 
@@ -66,7 +68,7 @@ class MadeExam:
     density: float
 
 
-def run_mammo_demo(out: Path, seed: int = 0, n_exams: int = N_EXAMS, epochs: int = 14) -> DemoResult:
+def run_mammo_demo(out: Path, seed: int = 0, n_exams: int = N_EXAMS, epochs: int = 24) -> DemoResult:
     """Run all stages under `out`.
 
     Raises:
@@ -93,7 +95,9 @@ def run_mammo_demo(out: Path, seed: int = 0, n_exams: int = N_EXAMS, epochs: int
     stored = preprocess([dicom], stores, PreprocessOptions(mpp="native"))
     _expect("preprocess", stored.exit_code, ExitCode.SOME_FAILED)
     study = out / "study.yaml"
-    study.write_text(STUDY.format(seed=seed, epochs=epochs, mpp=SPACING_MM * 1000))
+    study.write_text(
+        STUDY.format(seed=seed, epochs=epochs, window_epochs=epochs * 2 // 3, mpp=SPACING_MM * 1000)
+    )
     say(f"\n$ atlas-path train {study}")
     train(load_train_config(study))
     say(f"\n$ atlas-path score {stores} --model {run} --cohort {study} -o {scores}")

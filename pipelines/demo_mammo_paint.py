@@ -20,7 +20,7 @@ BITS = 12
 TOP = (1 << BITS) - 1
 FAT, GLAND, MUSCLE = 0.42, 0.22, 0.25
 LETTER_VALUE = 1.0
-DENSITY_RANGE = (0.12, 0.45)  # share of gland
+DENSITY_RANGE = (0.05, 0.75)  # share of gland
 N_DOTS, DOT_VALUE, DOT_DEPTH = 22, 0.9, 0.15
 
 

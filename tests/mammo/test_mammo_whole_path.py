@@ -155,7 +155,7 @@ def test_density_is_learned_as_an_ordinal_task(tmp_path: Path) -> None:
     made = make_exams([tmp_path / "dicom"], tmp_path / "exams", options)
     preprocess([tmp_path / "dicom"], tmp_path / "stores", PreprocessOptions(mpp="native"))
     study = _study(tmp_path, "kind: ordinal, label: density, classes: [A, B, C, D]", "none")
-    study.write_text(study.read_text().replace("epochs: 1,", "epochs: 12, lr: 2.0e-3,"))
+    study.write_text(study.read_text().replace("epochs: 1,", "epochs: 30, window_epochs: 15, lr: 1.0e-2,"))
     run = train(load_train_config(study))
     score([tmp_path / "stores"], run, tmp_path / "scores", ScoreOptions(cohort=made.cohort, threads=1))
     truth = {row["case_id"]: "ABCD".index(row["density"]) for row in _rows(made.cohort)}
