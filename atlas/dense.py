@@ -107,10 +107,7 @@ def _read_image(model: Atlas, image: DenseImage) -> _Tokens:
 
 
 def _normalised(model: Atlas, pixels_1Chw: Tensor) -> Tensor:
-    """A whole image normalised; by its windows where each has its own statistics."""
-    if not model.normalise.per_window:
-        whole: Tensor = model.normalise(pixels_1Chw)
-        return whole
+    """A whole image normalised by its windows, which may have statistics of their own."""
     px = model.cfg.window_px
     bands = pixels_1Chw.split(px, 2)
     return torch.cat([torch.cat([model.normalise(x) for x in band.split(px, 3)], 3) for band in bands], 2)

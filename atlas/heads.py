@@ -106,10 +106,8 @@ class LocalEvidenceHead(nn.Module):
 
     def window_logits(self, local_WTD: Tensor, valid_WT: Tensor) -> Tensor:
         """Logits of every window on its own: this head with uniform attention in each window, (W, O)."""
-        evidence_WTE = self.evidence(local_WTD.float()).unflatten(-1, (self.heads, self.n_evidence)).sum(2)
-        valid_WT1 = valid_WT[..., None].to(evidence_WTE.dtype)
-        mean_WE = (evidence_WTE * valid_WT1).sum(1) / valid_WT1.sum(1).clamp_min(1.0)
-        logits_WO: Tensor = mean_WE + self.bias()
+        evidence_WTE = self.evidence(local_WTD).unflatten(-1, (self.heads, self.n_evidence)).sum(2)
+        logits_WO: Tensor = window_mean(evidence_WTE, valid_WT) + self.bias()
         return logits_WO
 
     def _scores(self, context_wTD: Tensor) -> Tensor:
@@ -146,6 +144,12 @@ class ReferenceHead(nn.Module):
     def forward(self, inp: HeadInput, maps: bool) -> HeadOutput:
         del maps  # a mean of contextual tokens has no per-token terms
         return HeadOutput(self.linear(self.prelogits(inp)) + self.bias(), None, None)
+
+
+def window_mean(x_WTD: Tensor, valid_WT: Tensor) -> Tensor:
+    """Mean over the valid tokens of each window, (W, D)."""
+    valid_WT1 = valid_WT[..., None].to(x_WTD.dtype)
+    return (x_WTD * valid_WT1).sum(1) / valid_WT1.sum(1).clamp_min(1.0)
 
 
 def case_softmax(scores_WTH: Tensor, valid_WT: Tensor, case_W: Tensor, n_cases: int) -> Tensor:

@@ -29,7 +29,7 @@ from atlas.blocks import Block, BlockContext, BroadcastDown, pool_up
 from atlas.config import AtlasConfig
 from atlas.heads import HeadInput, HeadOutput, build_head
 from atlas.layout import WindowTree
-from atlas.stem import build_stem
+from atlas.stem import build_stem, inside_image
 from atlas.streaming import stem_tokens
 
 LEAST_SPREAD = 0.1
@@ -181,7 +181,9 @@ class Normalise(nn.Module):
         out = torch.empty(
             pixels_NCHW.shape, dtype=std_C.dtype, device=std_C.device, memory_format=torch.channels_last
         )
-        inside_Nhw = None if inside_px_N2 is None else _inside(inside_px_N2, pixels_NCHW)
+        inside_Nhw = None
+        if self.per_window and inside_px_N2 is not None:
+            inside_Nhw = inside_image(inside_px_N2, pixels_NCHW.shape[-1])
         planes = []
         for c in range(pixels_NCHW.shape[1]):  # one channel at a time is several times faster on a CPU
             x_Nhw = pixels_NCHW[:, c].to(std_C)
@@ -205,14 +207,6 @@ def _own_statistics(x_Nhw: Tensor, inside_Nhw: Tensor | None, least: Tensor) -> 
         mean_N11 = (x_Nhw * inside_Nhw).sum((1, 2), keepdim=True) / n_N11
         square_N11 = ((x_Nhw - mean_N11) * inside_Nhw).square().sum((1, 2), keepdim=True) / n_N11
     return mean_N11, (square_N11 + least.square()).sqrt()
-
-
-def _inside(inside_px_N2: Tensor, pixels_NCHW: Tensor) -> Tensor:
-    """Which pixels of windows lie in their images, (N, h, w)."""
-    i = torch.arange(max(pixels_NCHW.shape[2:]), device=inside_px_N2.device)
-    row_Nh1 = (i[: pixels_NCHW.shape[2]] < inside_px_N2[:, :1])[:, :, None]
-    col_N1w = (i[: pixels_NCHW.shape[3]] < inside_px_N2[:, 1:])[:, None, :]
-    return row_Nh1 & col_N1w
 
 
 def _wide(x: Tensor) -> Tensor:

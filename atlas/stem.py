@@ -72,12 +72,21 @@ def mask_outside(x_Wchw: Tensor, near: Neighbours, window_px: int) -> Tensor:
     """Zero the features whose cell lies wholly outside the image."""
     if near.inside_px_W2 is None:
         return x_Wchw
-    cell_px = window_px // x_Wchw.shape[-1]
-    cells_W2 = -(-near.inside_px_W2 // cell_px)
-    i = torch.arange(x_Wchw.shape[-1], device=x_Wchw.device)
-    row_W1h1 = (i < cells_W2[:, :1])[:, None, :, None]
-    col_W11w = (i < cells_W2[:, 1:])[:, None, None, :]
-    return x_Wchw * (row_W1h1 & col_W11w).to(x_Wchw.dtype)
+    side = x_Wchw.shape[-1]
+    return x_Wchw * inside_image(near.inside_px_W2, side, window_px // side)[:, None].to(x_Wchw.dtype)
+
+
+def inside_image(inside_px_W2: Tensor, side: int, cell_px: int = 1) -> Tensor:
+    """Which cells of windows lie, at least in part, in their image: (W, side, side) bool.
+
+    Args:
+        inside_px_W2: height and width of the part of each window that lies in its image.
+        side: cells along a side of a window.
+        cell_px: side of a cell in pixels.
+    """
+    cells_W2 = -(-inside_px_W2 // cell_px)
+    i = torch.arange(side, device=inside_px_W2.device)
+    return (i < cells_W2[:, :1])[:, :, None] & (i < cells_W2[:, 1:])[:, None, :]
 
 
 class StemConv(nn.Conv2d):

@@ -42,7 +42,7 @@ import torch
 from torch import Tensor, nn
 
 from atlas import Atlas, AtlasOutput
-from atlas.heads import case_softmax
+from atlas.heads import case_softmax, window_mean
 from atlas.layout import WindowTree
 from atlas_path.config import TrainConfig
 from atlas_path.stats.delong import covariance, interval, placements
@@ -57,7 +57,6 @@ from pipelines.train_setup import build_model, choose_device
 from pipelines.train_weights import load_best
 
 ROOT = Path(__file__).resolve().parents[1]
-FIELD_PX = 512
 LESIONS = {"easy": 16, "hard": 4}
 KEPT = {"easy": [0.3, 0.6], "hard": [0.6, 1.0]}  # share of windows: where lesions are few none may be lost
 WINDOW_SHARE = 0.5  # of the budget
@@ -88,8 +87,7 @@ class StemPool(Atlas):
         if head.gate is None or head.score is None:
             weight_WT1 = valid_WT1
         else:
-            window_WD = (tokens_WTD * valid_WT1).sum(1) / valid_WT1.sum(1).clamp_min(1)
-            value, gate = head.gate(window_WD).chunk(2, -1)
+            value, gate = head.gate(window_mean(tokens_WTD, fine.valid_WT)).chunk(2, -1)
             score_W1 = head.score(torch.tanh(value) * torch.sigmoid(gate))
             every_W1 = torch.ones_like(fine.valid_WT[:, :1])
             alpha_W11 = case_softmax(score_W1[:, None], every_W1, fine.case_W, tree.n_cases)
@@ -114,9 +112,7 @@ class PoolHead(nn.Module):
 
     def window_logits(self, local_WTD: Tensor, valid_WT: Tensor) -> Tensor:
         """Every window alone, as in `LocalEvidenceHead.window_logits`."""
-        valid_WT1 = valid_WT[..., None].float()
-        mean_WD = (self.norm(local_WTD) * valid_WT1).sum(1) / valid_WT1.sum(1).clamp_min(1)
-        logits_WO: Tensor = self.linear(mean_WD)
+        logits_WO: Tensor = self.linear(window_mean(self.norm(local_WTD), valid_WT))
         return logits_WO
 
 
@@ -216,7 +212,7 @@ class Budgeted(Trainer):
 
     def _end_epoch(self, log: Any) -> None:
         spent, done, optim = time.process_time() - self.begun, self.progress.epoch + 1, self.config.optim
-        optim.epochs = max(done, done + max(0, int((self.budget_s - spent) / spent * done)))
+        optim.epochs = done + max(0, int((self.budget_s - spent) / spent * done))
         optim.window_epochs = (
             done + 1 if spent < self.window_share * self.budget_s else min(optim.window_epochs, done)
         )

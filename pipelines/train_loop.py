@@ -174,9 +174,9 @@ class Trainer:
         alone = state.epoch + 1 < min(optim.window_epochs, optim.epochs)  # its attention is not taught yet
         with self.average.in_place():
             tuned = None if alone else self._tune()
-            rank = None if alone else self._rank(tuned)
-            if tuned is None or state.best is None or (rank is not None and rank > state.best):
-                state.best, state.best_epoch, state.bad_epochs = rank, state.epoch, 0
+            rank = self._rank(tuned)
+            if tuned is None or state.best is None or rank > state.best:
+                state.best, state.best_epoch, state.bad_epochs = None if alone else rank, state.epoch, 0
                 save_best(self.checkpoints, self.model, world)
             else:
                 state.bad_epochs += 1

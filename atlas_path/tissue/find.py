@@ -107,7 +107,7 @@ def _bright_field(
         flags.append("sparse")
     if has_pen and params.remove_pen:
         mask &= ~pen
-    return (mask & ~black if "black" in flags else mask), flags
+    return mask & ~black, flags
 
 
 def _stain(planes: list[np.ndarray], glass: np.ndarray) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:

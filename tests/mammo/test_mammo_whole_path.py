@@ -107,8 +107,7 @@ def test_exams_from_dicom_to_maps_without_an_identifier(
     for canary in CANARIES:
         assert canary not in printed.out + printed.err
     _assert_clean(out)
-    with (out / "scores" / "predictions.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = _rows(out / "scores" / "predictions.csv")
     assert len(rows) == 6
     assert {row["n_images"] for row in rows} == {"3"}
     assert {row["status"] for row in rows} == {"done"}
@@ -124,8 +123,7 @@ def test_years_of_risk_as_hazards(tmp_path: Path) -> None:
     study = _study(tmp_path, "kind: survival, time: time_years, event: event, n_bins: 2", "minmax")
     run = train(load_train_config(study))
     score([tmp_path / "stores"], run, tmp_path / "scores", ScoreOptions(cohort=made.cohort, threads=1))
-    with (tmp_path / "scores" / "predictions.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = _rows(tmp_path / "scores" / "predictions.csv")
     assert len(rows) == 6
     assert {row["status"] for row in rows} == {"done"}
     survival = [name for name in rows[0] if name.startswith("survival_")]
