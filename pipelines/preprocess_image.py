@@ -19,6 +19,7 @@ from atlas_path.errors import (
 )
 from atlas_path.slides import fingerprint
 from atlas_path.store import StoreMeta, open_store
+from atlas_path.store.aside import Aside
 from atlas_path.store.commit import PartFolder, read_completion, store_path
 from atlas_path.store.convert import commit, copy_levels, finish, whole, write_rows
 from atlas_path.store.options import PreprocessOptions, parameter_hash
@@ -100,11 +101,12 @@ def _convert(item: Item, out: Path, options: PreprocessOptions, threads: int) ->
     replace = final.exists()  # stale, or --force; one that another run makes meanwhile is kept
     part = PartFolder(final)
     try:
-        prepared = prepare(request, options, part.path, threads)
-        written = copy_levels(prepared.job, threads)
-        if prepared.job.levels[0].origin == "decoded":
-            written.add(write_rows(prepared.job, whole(prepared.job), threads))
-        meta, written = finish(prepared, written, threads)
+        with Aside() as aside:
+            prepared = prepare(request, options, part.path, threads, aside)
+            written = copy_levels(prepared.job, threads)
+            if prepared.job.levels[0].origin == "decoded":
+                written.add(write_rows(prepared.job, whole(prepared.job), threads))
+            meta, written = finish(prepared, written, threads)
         return meta, commit(part, meta, written, replace)
     except BaseException:
         part.abandon()

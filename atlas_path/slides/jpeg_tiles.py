@@ -22,7 +22,8 @@ from atlas_path.slides.jpeg_decode import EOI, decode_strict
 Colour = Literal["rgb", "ycbcr", "gray"]
 Subsampling = Literal["444", "422", "420", "440", "411", "gray"]
 
-RawTile = bytes | UnreadableSlideError | None
+Coded = bytes | memoryview
+RawTile = Coded | UnreadableSlideError | None
 """A tile's bytes; its damage; or None where none is stored."""
 
 SOI = b"\xff\xd8"
@@ -93,7 +94,7 @@ class JpegTiles:
         data = self.raw_many([(row, col)])[0]
         if isinstance(data, UnreadableSlideError):
             raise data
-        return data
+        return None if data is None else bytes(data)
 
     def raw_many(self, at: Sequence[tuple[int, int]]) -> list[RawTile]:
         """What `raw` gives for each (row, col), its error in place of damaged tiles.
@@ -104,11 +105,12 @@ class JpegTiles:
         found: list[RawTile] = [None] * len(at)
         for run in _runs(sorted(one for one in where if one[0] and one[1])):
             start = run[0][0]
-            data = read_at(self._open(), max(o + n for o, n, _ in run) - start, start, self._file_size)
+            size = max(o + n for o, n, _ in run) - start
+            data = memoryview(read_at(self._open(), size, start, self._file_size))
             for offset, count, i in run:
                 part = data[offset - start : offset - start + count]
                 if len(part) != count and len(run) > 1:  # the run's end is missing, perhaps not this tile's
-                    part = read_at(self._open(), count, offset, self._file_size)
+                    part = memoryview(read_at(self._open(), count, offset, self._file_size))
                 if len(part) != count:
                     found[i] = self._damage(*at[i], "lies beyond the end of the file or cannot be read")
                 else:
@@ -223,11 +225,11 @@ def as_standalone(data: bytes, colour: Colour) -> bytes:
     return with_prefix(data, SOI + _adobe(colour))
 
 
-def with_prefix(data: bytes, prefix: bytes) -> bytes:
+def with_prefix(data: Coded, prefix: bytes) -> bytes:
     """`data` with `prefix` for its SOI; a JFIF or Adobe segment of its own could contradict and goes."""
     if data[2:4] in (b"\xff\xe0", b"\xff\xee"):
-        data = _without_app0_app14(data)
-    return prefix + data[2:]
+        data = _without_app0_app14(bytes(data))
+    return b"".join((prefix, memoryview(data)[2:]))
 
 
 def _adobe(colour: Colour) -> bytes:

@@ -9,7 +9,7 @@ from atlas_path.geometry import WINDOW_PX, Grid
 from atlas_path.slides import open_slide
 from atlas_path.store.arrays import open_level
 from atlas_path.store.commit import PartFolder
-from atlas_path.store.copy_tiles import copy_level
+from atlas_path.store.copy_tiles import copy_tiles
 from atlas_path.store.job import Job, Written
 from atlas_path.store.masks import write_array_metadata, write_masks, write_metadata
 from atlas_path.store.meta import StoreMeta
@@ -50,15 +50,16 @@ def copy_levels(job: Job, threads: int) -> Written:
     Raises:
         DamagedSlideError: too many tiles do not decode.
     """
-    written = Written()
-    copied = [(k, level.source_level) for k, level in enumerate(job.levels) if level.source_level is not None]
-    if copied:
-        with open_slide(job.slide_path, job.mpp_given, job.mammo) as slide:
-            for k, source_level in copied:
-                tiles = slide.jpeg_tiles(source_level)
-                assert tiles is not None
-                written.add(copy_level(job, k, tiles, threads))
-    return written
+    sources = {k: level.source_level for k, level in enumerate(job.levels) if level.source_level is not None}
+    if not sources:
+        return Written()
+    with open_slide(job.slide_path, job.mpp_given, job.mammo) as slide:
+        tiles_of = {}
+        for k, source_level in sources.items():
+            tiles = slide.jpeg_tiles(source_level)
+            assert tiles is not None
+            tiles_of[k] = tiles
+        return copy_tiles(job, tiles_of, threads)
 
 
 def finish(prepared: Prepared, written: Written, threads: int) -> tuple[StoreMeta, Written]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from atlas_path.errors import SlideError
 from atlas_path.geometry import WINDOW_PX
-from atlas_path.slides.jpeg_tiles import JpegTiles
+from atlas_path.slides.jpeg_tiles import Coded, JpegTiles
 from atlas_path.store.job import Job, Written
 from atlas_path.store.jpeg import Jpeg
 from atlas_path.store.pyramid import OpenShards, run_threads, too_damaged
@@ -18,46 +18,62 @@ from atlas_path.store.tile_check import odd_looking, sampled
 CHECK_SCALE = 8
 
 
-def copy_level(job: Job, level: int, tiles: JpegTiles, threads: int) -> Written:
-    """Copy the tiles that a kept window touches.
+def copy_tiles(job: Job, tiles_of: dict[int, JpegTiles], threads: int) -> Written:
+    """Copy the tiles that a kept window touches, of all levels in `tiles_of`.
 
     Raises:
-        DamagedSlideError: more windows have unreadable tiles than the job allows.
+        DamagedSlideError: more windows of a level have unreadable tiles than the job allows.
     """
-    plan = job.levels[level]
-    layout = plan.layout
-    assert layout is not None
-    codec = layout.codec
-    assert isinstance(codec, Jpeg)
-    _, per_y, per_x = layout.chunks_per_shard
-    keep = tiles_of_windows(plan.keep, tiles)
-    bad_px = np.zeros(plan.keep.shape, np.int64)
-    check = TileCheck(tiles, codec, job.check_tiles)
+    with OpenShards(job, aside=False) as shards:
+        levels = [LevelCopy(job, level, tiles, shards) for level, tiles in tiles_of.items()]
+        parts = [(level, shard) for level in levels for shard in level.every]
+        run_threads(lambda part: part[0].copy(part[1]), parts, threads + 1)  # one of them waits for the disk
+    return Written(shards.files(), {level.level: level.bad_px for level in levels})
 
-    def one(shard: tuple[int, int]) -> None:
+
+class LevelCopy:
+    """The copy of one level, a shard at a time.
+
+    Args:
+        job: the conversion.
+        level: the level to write.
+        tiles: where its tiles come from.
+        shards: where they go.
+    """
+
+    def __init__(self, job: Job, level: int, tiles: JpegTiles, shards: OpenShards) -> None:
+        self.level, self._tiles, self._shards, self._job = level, tiles, shards, job
+        plan = job.levels[level]
+        layout = plan.layout
+        assert layout is not None
+        assert isinstance(layout.codec, Jpeg)
+        self._windows, self._keep = plan.keep, tiles_of_windows(plan.keep, tiles)
+        self._per_shard = layout.chunks_per_shard[1:]
+        self._check = TileCheck(tiles, layout.codec, job.check_tiles)
+        self.bad_px = np.zeros(plan.keep.shape, np.int64)
+        rows, cols = layout.shard_grid
+        self.every = [(row, col) for row in range(rows) for col in range(cols)]
+        for shard in self.every:
+            shards.expect(level, shard)
+
+    def copy(self, shard: tuple[int, int]) -> None:
+        """Copy the tiles of one shard."""
+        (per_y, per_x), tiles, job = self._per_shard, self._tiles, self._job
         row0, col0 = shard[0] * per_y, shard[1] * per_x
         at = [
             (row0 + int(y), col0 + int(x))
-            for y, x in np.argwhere(keep[row0 : row0 + per_y, col0 : col0 + per_x])
+            for y, x in np.argwhere(self._keep[row0 : row0 + per_y, col0 : col0 + per_x])
             if tiles.bytecounts[row0 + y, col0 + x]
         ]
-        for (row, col), payload in zip(at, check.whole(at), strict=True):
+        for (row, col), payload in zip(at, self._check.whole(at), strict=True):
             if payload is None:
-                _add_bad(bad_px, plan.keep, tiles, row, col)
+                _add_bad(self.bad_px, self._windows, tiles, row, col)
             else:
-                shards.put_payloads(level, row, col, [payload])
-        shards.passed(level, shard)
-        n_bad = int(np.count_nonzero(bad_px))
-        if n_bad > job.max_bad * plan.keep.sum():
+                self._shards.put_payloads(self.level, row, col, [payload])
+        self._shards.passed(self.level, shard)
+        n_bad = int(np.count_nonzero(self.bad_px))
+        if n_bad > job.max_bad * self._windows.sum():
             raise too_damaged(job, n_bad)
-
-    rows, cols = layout.shard_grid
-    every = [(r, c) for r in range(rows) for c in range(cols)]
-    with OpenShards(job) as shards:
-        for shard in every:
-            shards.expect(level, shard)
-        run_threads(one, every, threads)
-    return Written(shards.files(), {level: bad_px})
 
 
 class TileCheck:
@@ -74,7 +90,7 @@ class TileCheck:
         self._tiles, self._codec = tiles, codec
         self._decode_all = how == "decode"
 
-    def whole(self, at: list[tuple[int, int]]) -> list[bytes | None]:
+    def whole(self, at: list[tuple[int, int]]) -> list[Coded | None]:
         """The bytes of the tiles at (row, col); None for those that are damaged."""
         found = self._tiles.raw_many(at)
         payloads = [None if isinstance(one, SlideError) else one for one in found]
@@ -87,7 +103,7 @@ class TileCheck:
                 self._decode_all |= is_sampled and not looks_odd
         return payloads
 
-    def _decodes(self, payload: bytes) -> bool:
+    def _decodes(self, payload: Coded) -> bool:
         try:
             self._codec.decode(payload, self._tiles.tile_height_px, self._tiles.tile_width_px, CHECK_SCALE)
         except ValueError:

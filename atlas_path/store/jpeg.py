@@ -16,7 +16,7 @@ import numpy as np
 import simplejpeg
 
 from atlas_path.slides.jpeg_decode import decode_strict
-from atlas_path.slides.jpeg_tiles import with_prefix
+from atlas_path.slides.jpeg_tiles import Coded, with_prefix
 
 CODEC_NAME = "atlas_path.jpeg"
 SOI = b"\xff\xd8"
@@ -79,7 +79,7 @@ class Jpeg:
         else:
             cv2.split(pixels, list(out))
 
-    def decode(self, payload: bytes, height_px: int, width_px: int, scale: int = 1) -> np.ndarray:
+    def decode(self, payload: Coded, height_px: int, width_px: int, scale: int = 1) -> np.ndarray:
         """Pixels (height / scale, width / scale, channels) of a chunk of height x width.
 
         Scales 2, 4 and 8 use the decoder's reduced inverse DCT, which is close to the mean of the pixels.

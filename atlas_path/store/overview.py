@@ -12,7 +12,8 @@ from atlas_path.slides.base import Slide
 from atlas_path.tissue import TissueMask
 
 PICTURE_PX = 1024
-LEAST_GLASS_PX = 100
+GLASS_PX = 512  # longest side on which the glass is measured
+LEAST_GLASS_PX = 25
 DARKEST_GLASS = 200
 OUTLINE_RGB = (0, 160, 60)
 
@@ -29,7 +30,7 @@ def background_of(slide: Slide, overview: np.ndarray, tissue: TissueMask) -> int
     white = int(np.iinfo(slide.dtype).max) if slide.dtype.kind in "ui" else 1.0
     if overview.dtype != np.uint8:
         return white
-    step = max(1, max(overview.shape[:2]) // PICTURE_PX)
+    step = max(1, max(overview.shape[:2]) // GLASS_PX)
     few, mask = overview[::step, ::step], tissue.mask[::step, ::step]
     glass = few[~mask & (cv2.min(cv2.min(few[..., 0], few[..., 1]), few[..., 2]) < 255)]
     if len(glass) < LEAST_GLASS_PX:

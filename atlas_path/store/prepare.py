@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from atlas_path.geometry import WINDOW_PX, Grid, Mpp
 from atlas_path.slides import Thumbnail, open_slide, read_thumbnail, require_mpp
 from atlas_path.slides.base import KeepsAttributes, KnowsItsTissue, Slide
 from atlas_path.slides.colour import apply_icc_srgb
+from atlas_path.store.aside import Aside
 from atlas_path.store.job import Job, kept_windows
 from atlas_path.store.layout import write_json
 from atlas_path.store.levels import codec_for, level_sources, plan_levels
@@ -80,10 +80,12 @@ class Prepared:
     icc_profile: bytes | None
 
 
-def prepare(request: Request, options: PreprocessOptions, part: Path, threads: int = 2) -> Prepared:
+def prepare(
+    request: Request, options: PreprocessOptions, part: Path, threads: int = 2, aside: Aside | None = None
+) -> Prepared:
     """Decide how a slide is converted: resolution, tissue, levels, layouts. It will be written in `part`.
 
-    Writes the thumbnail with the tissue outline, whatever follows.
+    Writes the thumbnail with the tissue outline, whatever follows: before it returns, or by `aside`.
 
     Raises:
         MissingMppError: the slide's resolution is unknown and nobody gave it.
@@ -91,27 +93,30 @@ def prepare(request: Request, options: PreprocessOptions, part: Path, threads: i
         NoTissueError: no window has tissue.
         UnreadableSlideError: the file cannot be opened.
     """
-    with open_slide(request.slide, request.mpp_given, options.mammo) as slide, ThreadPoolExecutor(1) as aside:
+    if aside is None:
+        with Aside() as own:
+            return prepare(request, options, part, threads, own)
+    with open_slide(request.slide, request.mpp_given, options.mammo) as slide:
         base = choose_base(_subject(slide), slide.levels, require_mpp(slide), options.mpp, options.tolerance)
         thumbnail = read_thumbnail(slide, _thumbnail_mpp(slide, options), threads)
         overview = thumbnail.pixels
         if options.icc == "srgb":
             overview = apply_icc_srgb(overview, slide.icc_profile)
         tissue = _find(slide, overview, thumbnail, request, options)
-        drawn = aside.submit(_draw_thumbnail, overview, tissue, request)
+        aside.submit(_draw_thumbnail, overview, tissue, request)
         codec = codec_for(slide, options)
         sources = level_sources(slide, base, codec, options)
         sizes = [(source.height_px, source.width_px) for source in sources]
         fractions = tissue_fractions(tissue.mask, sizes)
         keep = kept_windows(fractions, sizes, _scanned(slide, base))
         if not keep[0].any():
-            drawn.result()
             raise NoTissueError(
                 _subject(slide),
                 "no tissue was found",
                 f"look at thumbnails/{request.image_id}.jpg; --tissue none keeps every window",
             )
-        outlined = aside.submit(_write_outline, slide, tissue, request)
+        full = slide.levels[0]
+        aside.submit(_write_outline, tissue, full.height_px, full.width_px, _origin(slide), request)
         background = background_of(slide, overview, tissue)
         job = Job(
             slide_path=request.slide,
@@ -126,7 +131,7 @@ def prepare(request: Request, options: PreprocessOptions, part: Path, threads: i
             mammo=options.mammo,
             subject=_subject(slide),
         )
-        prepared = Prepared(
+        return Prepared(
             job=job,
             meta=_meta(slide, job, codec, tissue, request, options),
             fractions=tuple(fractions),
@@ -135,9 +140,6 @@ def prepare(request: Request, options: PreprocessOptions, part: Path, threads: i
             ranges=tuple(display_ranges(overview)),
             icc_profile=slide.icc_profile,
         )
-        for written in (drawn, outlined):
-            written.result()
-        return prepared
 
 
 def tissue_fractions(mask: np.ndarray, sizes: list[tuple[int, int]]) -> list[np.ndarray]:
@@ -207,10 +209,11 @@ def _draw_thumbnail(overview: np.ndarray, tissue: TissueMask, request: Request) 
     save_jpeg(picture, outline_picture(overview, tissue.mask))
 
 
-def _write_outline(slide: Slide, tissue: TissueMask, request: Request) -> None:
+def _write_outline(
+    tissue: TissueMask, height_px: int, width_px: int, origin_px: tuple[int, int], request: Request
+) -> None:
     """`tissue/<image_id>.geojson`, to be opened, and edited, in QuPath."""
-    full = slide.levels[0]
-    outline = tissue_geojson(tissue.mask, full.height_px, full.width_px, _origin(slide))
+    outline = tissue_geojson(tissue.mask, height_px, width_px, origin_px)
     write_json(request.out / "tissue" / f"{request.image_id}.geojson", outline, indent=None)
 
 

@@ -10,7 +10,7 @@ sixteenth of it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Self, TypeVar
@@ -20,6 +20,7 @@ import numpy as np
 
 from atlas_path.errors import DamagedSlideError
 from atlas_path.geometry import WINDOW_PX
+from atlas_path.slides.jpeg_tiles import Coded
 from atlas_path.store.job import Job, Written
 from atlas_path.store.layout import ArrayLayout
 from atlas_path.store.shard import FileRecord, ShardWriter
@@ -146,18 +147,24 @@ class ChainWriter:
 class OpenShards:
     """The shards that are being filled. A shard is written when nobody will add to it any more.
 
-    Writing happens on one thread of its own, so that those that compute never wait for the disk, except when
-    it falls `MAX_QUEUED` shards behind. Use as a context manager: at its end everything is written.
+    Use as a context manager: at its end everything is written.
+
+    Args:
+        job: the conversion.
+        aside: write on one thread of its own, so that those that compute never wait for the disk, except when
+            it falls `MAX_QUEUED` shards behind. Otherwise the thread that completes a shard writes it, which
+            is better where threads do little else and one more of them is cheap.
     """
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
+    def __init__(self, job: Job, aside: bool = True) -> None:
+        self._job, self._aside = job, aside
         self._lock = threading.Lock()
         self._waiting: dict[tuple[int, tuple[int, int]], int] = {}
         self._writers: dict[tuple[int, tuple[int, int]], ShardWriter] = {}
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="disk")
         self._room = threading.Semaphore(MAX_QUEUED)
         self._queued: list[Future[FileRecord | None]] = []
+        self._written: list[FileRecord | None] = []
 
     def __enter__(self) -> Self:
         return self
@@ -171,7 +178,8 @@ class OpenShards:
         Raises:
             OSError: one could not be written.
         """
-        return [record for record in (future.result() for future in self._queued) if record is not None]
+        written = [*self._written, *(future.result() for future in self._queued)]
+        return [record for record in written if record is not None]
 
     def expect(self, level: int, shard: tuple[int, int]) -> None:
         """One more column will add to this shard."""
@@ -184,7 +192,7 @@ class OpenShards:
         payloads = [layout.codec.encode(window[:, :, c * step : (c + 1) * step]) for c in range(n_c)]
         self.put_payloads(level, row, col, payloads)
 
-    def put_payloads(self, level: int, row: int, col: int, payloads: list[bytes]) -> None:
+    def put_payloads(self, level: int, row: int, col: int, payloads: Sequence[Coded]) -> None:
         """Add the coded chunks (one a group of channels) at a row and column of the chunk grid."""
         layout = _layout(self._job, level)
         n_c, n_y, n_x = layout.chunks_per_shard
@@ -207,7 +215,11 @@ class OpenShards:
                 return
             del self._waiting[level, shard]
             writer = self._writers.pop((level, shard), None)
-        if writer is not None:
+        if writer is not None and not self._aside:
+            record = writer.close()
+            with self._lock:
+                self._written.append(record)
+        elif writer is not None:
             self._room.acquire()
             future = self._disk.submit(self._write, writer)
             with self._lock:

@@ -7,6 +7,7 @@ written at once from memory, never updated.
 from __future__ import annotations
 
 import errno
+import functools
 import mmap
 import os
 import threading
@@ -18,9 +19,11 @@ import google_crc32c
 import numpy as np
 
 from atlas_path.errors import StoreError
+from atlas_path.slides.jpeg_tiles import Coded
 
 NOT_STORED = (1 << 64) - 1  # offset and size of a chunk that is absent: its pixels are the fill value
 INDEX_CRC_BYTES = 4
+SMALL_CHUNK_BYTES = 1 << 15
 PAGE_BYTES = 4096
 _local = threading.local()
 
@@ -47,10 +50,10 @@ class ShardWriter:
 
     def __init__(self, root: Path, key: str, n_chunks: int, read_soon: bool = False) -> None:
         self._root, self._key, self._read_soon = root, key, read_soon
-        self._payloads: dict[int, bytes] = {}
+        self._payloads: dict[int, Coded] = {}
         self._index = np.full((n_chunks, 2), NOT_STORED, "<u8")
 
-    def put(self, chunk: int, payload: bytes) -> None:
+    def put(self, chunk: int, payload: Coded) -> None:
         """Add the bytes of chunk number `chunk` (C order within the shard)."""
         self._payloads[chunk] = payload
 
@@ -58,18 +61,25 @@ class ShardWriter:
         """Write the file; None, and no file, when no chunk was added."""
         if not self._payloads:
             return None
-        parts, end, crc = [], 0, 0
-        for chunk in sorted(self._payloads):  # the order of arrival depends on threads, the file must not
-            payload = self._payloads[chunk]
-            self._index[chunk] = end, len(payload)
-            end += len(payload)
-            crc = google_crc32c.extend(crc, payload)
-            parts.append(payload)
+        order = sorted(self._payloads)  # of arrival depends on threads, of the file must not
+        chunks = [self._payloads[chunk] for chunk in order]
+        self._payloads = {}
+        sizes = np.fromiter(map(len, chunks), np.uint64, len(chunks))
+        ends = np.cumsum(sizes)
+        self._index[order] = np.stack([ends - sizes, sizes], axis=1)
         index = self._index.tobytes()
         index += google_crc32c.value(index).to_bytes(INDEX_CRC_BYTES, "little")
-        self._payloads = {}
-        write_large(self._root / self._key, [*parts, index], cached=self._read_soon)
-        return FileRecord(self._key, end + len(index), google_crc32c.extend(crc, index), len(parts))
+        parts = [*_joined(chunks), index]
+        write_large(self._root / self._key, parts, cached=self._read_soon)
+        crc = functools.reduce(google_crc32c.extend, parts, 0)
+        return FileRecord(self._key, int(ends[-1]) + len(index), crc, len(chunks))
+
+
+def _joined(chunks: Sequence[Coded]) -> list[bytes]:
+    """Few large pieces instead of many small ones, each of which would cost more than copying it."""
+    if sum(map(len, chunks)) < SMALL_CHUNK_BYTES * len(chunks):
+        return [b"".join(chunks)]
+    return [bytes(chunk) for chunk in chunks]  # no copy of what is bytes
 
 
 def write_bytes(path: Path, content: bytes) -> None:

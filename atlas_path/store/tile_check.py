@@ -9,32 +9,46 @@ ones do, too) are decoded; so is one tile in 16 anyway, and all of them as soon 
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+
 import numpy as np
 
+from atlas_path.slides.jpeg_tiles import Coded
+
 SAMPLE_EVERY = 16
+START_OF_SCAN = b"\xff\xda"
 ZERO_RUN = bytes(64)  # entropy-coded data hold no such run, except flat tiles with unusual tables
 
 
-def odd_looking(payloads: list[bytes]) -> np.ndarray:
+def odd_looking(payloads: Sequence[Coded]) -> np.ndarray:
     """(n,) bool: which of the tiles should be decoded to know whether they are whole."""
-    odd = np.zeros(len(payloads), bool)
-    starts, stops = np.zeros(len(payloads), np.int64), np.zeros(len(payloads), np.int64)
-    offset = 0
-    for i, payload in enumerate(payloads):
-        scan = payload.find(b"\xff\xda")
-        if scan < 0 or payload[-2:] != b"\xff\xd9" or ZERO_RUN in payload:
-            odd[i] = True
-        starts[i] = offset + scan + 2 + int.from_bytes(payload[scan + 2 : scan + 4], "big")
-        offset += len(payload)
-        stops[i] = offset - 2
-    data = np.frombuffer(b"".join(payloads), np.uint8)
-    at = np.flatnonzero(data[:-1] == 0xFF)
+    joined = b"".join([*payloads, b"\0\0\0\0"])  # so that four bytes follow every one that is looked at
+    stops = list(itertools.accumulate(map(len, payloads)))
+    begins = [0, *stops[:-1]]
+    scans = np.array(
+        [joined.find(START_OF_SCAN, *where) for where in zip(begins, stops, strict=False)], np.int64
+    )
+    data, ends = np.frombuffer(joined, np.uint8), np.array(stops, np.int64)
+    odd: np.ndarray = (scans < 0) | (data[ends - 2] != 0xFF) | (data[ends - 1] != 0xD9)
+    odd[np.searchsorted(ends, _zero_runs(joined), side="right")] = True
+    starts = scans + 2 + data[scans + 2] * np.int64(256) + data[scans + 3]
+    at = np.flatnonzero(data == 0xFF)
     after = data[at + 1]
     foreign = at[(after != 0) & ((after < 0xD0) | (after > 0xD7))]
-    tile = np.searchsorted(stops + 2, foreign, side="right")
-    in_scan = (foreign >= starts[tile]) & (foreign < stops[tile])
+    tile = np.searchsorted(ends, foreign, side="right")
+    in_scan = (foreign >= starts[tile]) & (foreign < ends[tile] - 2)
     odd[tile[in_scan]] = True
     return odd
+
+
+def _zero_runs(data: bytes) -> list[int]:
+    """Where runs of zeros start; one in each `len(ZERO_RUN)` bytes of a longer run."""
+    found, at = [], data.find(ZERO_RUN)
+    while at >= 0:
+        found.append(at)
+        at = data.find(ZERO_RUN, at + len(ZERO_RUN))
+    return found
 
 
 def sampled(row: int, col: int) -> bool:

@@ -17,6 +17,7 @@ import numpy as np
 
 from atlas_path.geometry import Mpp
 from atlas_path.tissue.bands import in_bands
+from atlas_path.tissue.pieces import Pieces
 
 LEAST_STROKE_UM2 = 150_000.0
 LEAST_BLACK_UM2 = 100_000.0
@@ -116,7 +117,7 @@ def _even(plane: np.ndarray) -> np.ndarray:
 
 
 def _large(mask: np.ndarray, least_px: float) -> np.ndarray:
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-    kept = stats[:, cv2.CC_STAT_AREA] >= max(least_px, 4)
+    pieces = Pieces(mask, 8)
+    kept = pieces.areas_px() >= max(least_px, 4)
     kept[0] = False
-    return np.asarray(kept[labels])
+    return pieces.mask_of(kept)

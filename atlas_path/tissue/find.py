@@ -17,6 +17,7 @@ from atlas_path.geometry import Mpp
 from atlas_path.tissue.artefacts import black_areas, pen_strokes
 from atlas_path.tissue.bands import in_bands
 from atlas_path.tissue.mask import TissueMask, TissueParams
+from atlas_path.tissue.pieces import Pieces
 
 LEAST_GLASS = 0.002
 FAINT_OD = 0.12
@@ -164,8 +165,8 @@ def _glass(pixels: np.ndarray) -> np.ndarray | None:
     bright = pixels[(low > 150) & (high - low < 40)]
     if len(bright) < LEAST_GLASS * len(pixels):
         return None
-    light = bright.mean(axis=1)
-    counts, edges = np.histogram(light, bins=np.arange(150.0, 258.0, 2.0))
+    light = functools.reduce(np.add, bright.T) / np.float32(bright.shape[1])
+    counts, edges = np.histogram(light, bins=53, range=(150.0, 256.0))
     counts = np.convolve(counts, [1, 2, 1], "same")
     at_least = 0.2 * counts.max()  # the brightest clear peak: pale tissue may be commoner than glass
     peaks = [
@@ -180,11 +181,8 @@ def _glass(pixels: np.ndarray) -> np.ndarray | None:
 
 def _touching(possible: np.ndarray, clear: np.ndarray) -> np.ndarray:
     """Connected areas of `possible` that hold some of `clear`, which is part of it."""
-    _, labels = cv2.connectedComponents(possible.astype(np.uint8), connectivity=8)
-    kept = np.zeros(labels.max() + 1, bool)
-    kept[labels[clear]] = True
-    kept[0] = False
-    return np.asarray(kept[labels])
+    pieces = Pieces(possible, 8)
+    return pieces.mask_of(pieces.touching(clear))
 
 
 def _tidy(tissue: np.ndarray, mpp: Mpp, params: TissueParams, close_um: float) -> tuple[np.ndarray, bool]:
@@ -222,10 +220,10 @@ def _disc(radius_um: float, mpp: Mpp) -> np.ndarray | None:
 
 
 def _without_small(mask: np.ndarray, least_px: float) -> np.ndarray:
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-    kept = stats[:, cv2.CC_STAT_AREA] >= least_px
+    pieces = Pieces(mask, 8)
+    kept = pieces.areas_px() >= least_px
     kept[0] = False
-    return np.asarray(kept[labels])
+    return pieces.mask_of(kept)
 
 
 def _planes(thumb: np.ndarray) -> list[np.ndarray]:
@@ -252,12 +250,12 @@ def _full_scale(thumb: np.ndarray) -> float:
 
 def _small_holes(mask: np.ndarray, most_px: float) -> np.ndarray:
     """Holes of at most that size that lie wholly inside the mask, away from the edges of the picture."""
-    _, labels, stats, _ = cv2.connectedComponentsWithStats((~mask).astype(np.uint8), connectivity=4)
-    small = stats[:, cv2.CC_STAT_AREA] <= most_px
+    pieces = Pieces(~mask, 4)
+    small = pieces.areas_px() <= most_px
     small[0] = False
-    for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
-        small[np.unique(edge)] = False
-    return np.asarray(small[labels])
+    for edge in (pieces.labels[0], pieces.labels[-1], pieces.labels[:, 0], pieces.labels[:, -1]):
+        small[edge] = False
+    return pieces.mask_of(small)
 
 
 def _sample(planes: list[np.ndarray], where: np.ndarray, most_px: int = 200_000) -> np.ndarray:

@@ -84,8 +84,8 @@ def _outlines(mask: np.ndarray) -> Iterator[list[np.ndarray]]:
     """Outer ring and holes, (n, 2) of (x, y) in pixel-centre coordinates, of each connected piece."""
     padded = np.pad(mask.astype(np.float32), 1)
     filled = contourpy.contour_generator(
-        z=padded, name="serial", fill_type=contourpy.FillType.OuterOffset
-    ).filled(0.5, np.inf)
+        z=padded, name="threaded", thread_count=1, fill_type=contourpy.FillType.OuterOffset
+    ).filled(0.5, np.inf)  # "threaded" lets other threads of Python go on meanwhile
     for points, offsets in zip(*filled, strict=True):
         rings = [points[a:b] - 1.0 for a, b in pairwise(offsets)]
         yield [_straightened(ring) for ring in rings]
