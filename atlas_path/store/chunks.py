@@ -98,14 +98,7 @@ class Chunks:
             try:
                 index = self._index_of(*shard, fd)
                 wanted = [
-                    (
-                        *(
-                            int(v)
-                            for v in index[(part * n_y + chunks[i][0] % n_y) * n_x + chunks[i][1] % n_x]
-                        ),
-                        i,
-                        part,
-                    )
+                    (*index[(part * n_y + chunks[i][0] % n_y) * n_x + chunks[i][1] % n_x].tolist(), i, part)
                     for i in members
                     for part in range(n_c)
                 ]
