@@ -15,6 +15,7 @@ import numpy as np
 
 from atlas_path.config import AugmentConfig, ImagesConfig, TrainConfig
 from atlas_path.geometry import TOKEN_PX, WINDOW_PX
+from pipelines.augment_alone import windows_alone
 from pipelines.augment_grid import regrid, select
 from pipelines.augment_monai import monai_change
 from pipelines.data import CasePixels, WindowReader, read_case
@@ -36,18 +37,18 @@ def load_augmented(
     case: CaseRef,
     config: TrainConfig,
     rng: np.random.Generator,
-    draw: int | None = None,
+    alone: bool = False,
 ) -> CasePixels:
-    """Read a case as one epoch of training sees it; with `draw`, so many of its windows.
+    """Read a case as one epoch of training sees it; `alone`: as windows that vote alone, each changed alone.
 
     Windows are dropped before reading, unless the grid moves: then all are read, and dropped afterwards. A
     plain image file is cropped and mirrored; the rest of its recipe follows on the device.
     """
     augment, most = config.augment, config.data.max_windows
-    if draw is not None:
-        augment, most = augment.model_copy(update={"keep_windows": (1.0, 1.0)}), min(draw, most or draw)
     if case.images[0].is_file:
         return image_file_case(case.images[0], config.images, rng)
+    if alone:
+        return load_alone(reader, case, config, rng)
     if not augment.grid_shift and not augment.mpp_jitter:
         keep = draw_windows([image.n_windows for image in case.images], augment, most, rng)
         return augment_case(read_case(reader, case, keep), augment, rng)
@@ -58,6 +59,23 @@ def load_augmented(
     pixels = regrid(pixels, zoom, (int(shift[0]), int(shift[1])))
     (kept,) = draw_windows([len(pixels.row_N)], augment, most, rng)
     return augment_case(pixels if kept is None else select(pixels, kept), augment, rng)
+
+
+def load_alone(
+    reader: WindowReader, case: CaseRef, config: TrainConfig, rng: np.random.Generator
+) -> CasePixels:
+    """The windows of a case that vote alone in one epoch: `optim.window_draw` of them, or the usual share."""
+    augment, most, draw = config.augment, config.data.max_windows, config.optim.window_draw
+    if draw is not None:
+        augment, most = augment.model_copy(update={"keep_windows": (1.0, 1.0)}), min(draw, most or draw)
+    keep = draw_windows([image.n_windows for image in case.images], augment, most, rng)
+    return windows_alone(
+        read_case(reader, case, keep),
+        augment.mpp_jitter,
+        augment.grid_shift,
+        lambda window: augment_case(window, augment, rng),
+        rng,
+    )
 
 
 def image_file_case(ref: ImageRef, images: ImagesConfig, rng: np.random.Generator) -> CasePixels:

@@ -176,8 +176,7 @@ class PassDataset(Dataset[LoadedPass]):
             if spec.train:
                 rng = case_rng(seed, spec.epoch, case_id)
                 alone = spec.epoch < self.config.optim.window_epochs
-                draw = self.config.optim.window_draw if alone else None
-                loaded.append(load_augmented(self.reader, case, self.config, rng, draw))
+                loaded.append(load_augmented(self.reader, case, self.config, rng, alone))
             else:
                 loaded.append(read_case(self.reader, case))
         value, known = stack_targets(self.targets, spec.case_ids)

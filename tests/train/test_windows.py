@@ -90,15 +90,82 @@ def test_few_windows_of_every_case_are_drawn_while_they_vote_and_nothing_is_tune
 def test_a_draw_is_of_that_many_windows_and_another_one_every_epoch(memory_cohort, config_for):
     from atlas_path.config import TrainConfig
     from pipelines.augment import case_rng, load_augmented
-    from pipelines.data import WindowReader
+    from pipelines.data import WindowReader, read_case
     from pipelines.train_prepare import prepare
 
-    config: TrainConfig = config_for(memory_cohort(n=4, rows=3, cols=3), augment={"keep_windows": [0.1, 0.2]})
+    config: TrainConfig = config_for(
+        memory_cohort(n=4, rows=3, cols=3),
+        augment={"keep_windows": [0.1, 0.2], "dihedral": False, "brightness": 0, "contrast": 0},
+        optim={"window_epochs": 2, "window_draw": 4},
+    )
     case = next(iter(prepare(config, quiet=True).found.cases.values()))
+    every = [window.tobytes() for window in read_case(WindowReader(0), case).pixels_NCHW]
     drawn = []
     for epoch in range(6):
         rng = case_rng(0, epoch, "a")
-        pixels = load_augmented(WindowReader(0), case, config, rng, draw=4)
+        pixels = load_augmented(WindowReader(0), case, config, rng, alone=True)
         assert len(pixels.row_N) == min(4, case.n_windows)
-        drawn.append(tuple(sorted(zip(pixels.row_N.tolist(), pixels.col_N.tolist(), strict=True))))
+        drawn.append(tuple(every.index(window.tobytes()) for window in pixels.pixels_NCHW))
     assert len(set(drawn)) > 1
+
+
+def a_case(n=12, side=256, seed=0):
+    """Windows in a row of one image, the last of which is half padding; smooth enough to be resampled."""
+    from pipelines.data import CasePixels
+
+    y, x = np.mgrid[:side, : n * side] / 60.0
+    image = np.stack([128 + 100 * np.sin(y * (1 + k / 3) + k) * np.cos(x + k) for k in range(3)])
+    pixels = image.astype(np.uint8).reshape(3, side, n, side).transpose(2, 0, 1, 3)
+    zeros = np.zeros(n, np.int64)
+    return CasePixels(
+        np.ascontiguousarray(pixels), zeros, np.arange(n), zeros, np.asarray([[side, n * side - side // 2]]),
+        np.asarray([[0.5, 1.0]], np.float32), np.asarray([3]),
+    )  # fmt: skip
+
+
+def test_windows_alone_are_images_of_their_own_and_keep_their_pixels():
+    from pipelines.augment_alone import windows_alone
+
+    case = a_case()
+    alone = windows_alone(case, 0.0, False, lambda one: one, np.random.default_rng(0))
+    np.testing.assert_array_equal(alone.pixels_NCHW, case.pixels_NCHW)
+    assert alone.image_N.tolist() == list(range(12))
+    assert set(alone.row_N) == set(alone.col_N) == {0}
+    assert alone.size_I2.tolist() == [[256, 256]] * 11 + [[256, 128]]
+    assert alone.mpp_I2.tolist() == [[0.5, 1.0]] * 12
+    assert alone.kind_I.tolist() == [3] * 12
+
+
+def test_windows_alone_are_each_turned_by_their_own_draw():
+    from atlas_path.config import AugmentConfig
+    from pipelines.augment import augment_case
+    from pipelines.augment_alone import windows_alone
+
+    augment, rng = AugmentConfig(brightness=0, contrast=0), np.random.default_rng(0)
+    case = a_case()
+    alone = windows_alone(case, 0.0, False, lambda one: augment_case(one, augment, rng), rng)
+    ways = set()
+    for before, after in zip(case.pixels_NCHW, alone.pixels_NCHW, strict=True):
+        turned = [
+            change.swapaxes(1, 2) if swap else change
+            for change in (before, before[:, ::-1], before[:, :, ::-1], before[:, ::-1, ::-1])
+            for swap in (False, True)
+        ]
+        ways.add([np.array_equal(one, after) for one in turned].index(True))
+    assert len(ways) > 3
+
+
+def test_windows_alone_are_resampled_about_their_middle_and_know_it():
+    from pipelines.augment_alone import windows_alone
+
+    case = a_case()
+    alone = windows_alone(case, 0.2, False, lambda one: one, np.random.default_rng(1))
+    zooms = alone.mpp_I2[:, 0] / 0.5
+    assert zooms.min() < 0.9
+    assert zooms.max() > 1.1
+    assert alone.size_I2.tolist() == [[256, 256]] * 12
+    for i, zoom in enumerate(zooms[:11]):
+        at = np.arange(60, 196, 17)  # inside the window whatever the zoom
+        there = np.rint(127.5 + (at - 127.5) * zoom).astype(int)
+        expected = case.pixels_NCHW[i][:, there][:, :, there].astype(int)
+        assert np.abs(alone.pixels_NCHW[i][:, at][:, :, at].astype(int) - expected).max() < 4
