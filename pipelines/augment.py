@@ -16,7 +16,7 @@ import numpy as np
 from atlas_path.config import AugmentConfig, ImagesConfig, TrainConfig
 from atlas_path.geometry import TOKEN_PX, WINDOW_PX
 from pipelines.augment_alone import windows_alone
-from pipelines.augment_grid import regrid, select
+from pipelines.augment_grid import regrid
 from pipelines.augment_monai import monai_change
 from pipelines.data import CasePixels, WindowReader, read_case
 from pipelines.data_cases import CaseRef, ImageRef
@@ -56,9 +56,10 @@ def load_augmented(
     steps = WINDOW_PX // TOKEN_PX
     shift = rng.integers(0, steps, 2) * TOKEN_PX if augment.grid_shift else (0, 0)
     zoom = 1 + float(rng.uniform(-augment.mpp_jitter, augment.mpp_jitter)) if augment.mpp_jitter else 1.0
-    pixels = regrid(pixels, zoom, (int(shift[0]), int(shift[1])))
-    (kept,) = draw_windows([len(pixels.row_N)], augment, most, rng)
-    return augment_case(pixels if kept is None else select(pixels, kept), augment, rng)
+    pixels = regrid(
+        pixels, zoom, (int(shift[0]), int(shift[1])), lambda n: draw_windows([n], augment, most, rng)[0]
+    )
+    return augment_case(pixels, augment, rng)
 
 
 def load_alone(

@@ -102,6 +102,15 @@ def test_regrid_without_most_windows_keeps_what_lies_on_tissue():
     assert places == {(1, 0), (1, 1), (2, 0), (2, 1)}
 
 
+def test_regrid_of_chosen_windows_is_the_choice_of_all():
+    case = as_case(picture())
+    for kept in (np.asarray([0, 3, 7]), np.asarray([5])):
+        some, every = regrid(case, 0.9, (48, 112), lambda _n, kept=kept: kept), regrid(case, 0.9, (48, 112))
+        expected = select(every, kept)
+        for name in ("pixels_NCHW", "row_N", "col_N", "image_N", "size_I2", "mpp_I2", "kind_I"):
+            np.testing.assert_array_equal(getattr(some, name), getattr(expected, name), err_msg=name)
+
+
 def test_draw_windows_respects_share_and_limit():
     config = AugmentConfig(keep_windows=(0.5, 0.5))
     first, second = draw_windows([10, 10], config, None, np.random.default_rng(0))
