@@ -121,16 +121,16 @@ class ModelConfig(Section):
 
 
 class AugmentConfig(Section):
-    """Random changes of training cases; one draw a case, the same for all its windows. Windows that vote alone
-    (`optim.window_epochs`) have one draw each."""
+    """Random changes of training cases; one draw a case, the same for all its windows. Windows that vote
+    alone (`optim.window_epochs`) have one draw each."""
 
     dihedral: bool = True
     """Flips and quarter turns of the whole grid of windows."""
     keep_windows: tuple[Share, Share] = (0.5, 1.0)
     """Range of the share of windows kept, drawn for every case and epoch."""
     grid_shift: bool = False
-    """Shift the grid of windows by a random number of tokens, so that cut lines move (windows that vote alone:
-    by up to an eighth of their side, what lies beyond it mirrored)."""
+    """Shift the grid of windows by a random number of tokens, so that cut lines move (windows that vote
+    alone: by up to an eighth of their side, what lies beyond it mirrored)."""
     mpp_jitter: Annotated[float, Field(ge=0, le=0.25)] = 0.0
     """Resample by up to this share (0.1: 0.9 to 1.1 times the mpp); the model is told the true mpp."""
     brightness: Share = 0.02
