@@ -307,10 +307,11 @@ def table(runs: list[dict[str, Any]]) -> list[str]:
     ]
     for run in runs:
         low, high = run["auroc_95"]
-        names = " | ".join(str(run[key]) for key in ("difficulty", "seed", "model", "start"))
+        names = " | ".join(str(run[key]) for key in ("difficulty", "seed", "model"))
+        start = " ".join([run["start"], *run["set"]])
         points = f"{run['pointing']:.2f} ({run['pointing_chance']:.2f})"
         area = f"{run['auroc']:.3f} ({low:.2f}-{high:.2f})"
-        lines.append(f"| {names} | {run['minutes']:.0f} | {run['epochs']} | {area} | {points} |")
+        lines.append(f"| {names} | {start} | {run['minutes']:.0f} | {run['epochs']} | {area} | {points} |")
     return lines
 
 
