@@ -17,10 +17,11 @@ import numpy as np
 
 from atlas_path.geometry import Mpp
 from atlas_path.tissue.bands import in_bands
-from atlas_path.tissue.pieces import Pieces
+from atlas_path.tissue.pieces import without_small
 
 LEAST_STROKE_UM2 = 150_000.0
 LEAST_BLACK_UM2 = 100_000.0
+LEAST_PIECE_PX = 4
 SAME_HUE_ELSEWHERE = 0.1  # share of a stroke's area that may have its hue elsewhere
 UNDER_INK = 1.25  # times the stroke's own density
 _EVEN = 0.12  # spread of density over 5 px, relative to the density itself
@@ -79,7 +80,7 @@ def _hue_and_core(
 
 def _strokes(core: np.ndarray, least_px: float) -> np.ndarray:
     opened = cv2.morphologyEx(core.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
-    return _large(opened, least_px)
+    return without_small(opened, max(least_px, LEAST_PIECE_PX))
 
 
 def _ink_alone(strokes: np.ndarray, hue: np.ndarray, mean: np.ndarray) -> np.ndarray:
@@ -104,7 +105,8 @@ def black_areas(planes: Sequence[np.ndarray], mpp: Mpp) -> np.ndarray:
     spread = cv2.dilate(brightest, np.ones((3, 3), np.uint8)) - cv2.erode(
         brightest, np.ones((3, 3), np.uint8)
     )
-    core = _large(dark & (spread <= _CONSTANT), LEAST_BLACK_UM2 / (mpp.y * mpp.x))
+    least_px = max(LEAST_BLACK_UM2 / (mpp.y * mpp.x), LEAST_PIECE_PX)
+    core = without_small(dark & (spread <= _CONSTANT), least_px)
     return np.asarray(cv2.dilate(core.astype(np.uint8), np.ones((5, 5), np.uint8)), bool)
 
 
@@ -114,10 +116,3 @@ def _even(plane: np.ndarray) -> np.ndarray:
     variance = cv2.subtract(squares, cv2.multiply(mean, mean))
     limit = cv2.max(mean, 0.05)
     return np.asarray(variance < cv2.multiply(limit, limit, scale=_EVEN**2))
-
-
-def _large(mask: np.ndarray, least_px: float) -> np.ndarray:
-    pieces = Pieces(mask, 8)
-    kept = pieces.areas_px() >= max(least_px, 4)
-    kept[0] = False
-    return pieces.mask_of(kept)

@@ -17,7 +17,7 @@ from atlas_path.geometry import Mpp
 from atlas_path.tissue.artefacts import black_areas, pen_strokes
 from atlas_path.tissue.bands import in_bands
 from atlas_path.tissue.mask import TissueMask, TissueParams
-from atlas_path.tissue.pieces import Pieces
+from atlas_path.tissue.pieces import Pieces, without_small
 
 LEAST_GLASS = 0.002
 FAINT_OD = 0.12
@@ -189,7 +189,7 @@ def _tidy(tissue: np.ndarray, mpp: Mpp, params: TissueParams, close_um: float) -
     """Gaps bridged, dust dropped, holes filled, margin added. True when only small objects were there."""
     closed = _closed(tissue, close_um, mpp)
     area_um2 = mpp.y * mpp.x
-    large = _without_small(closed, params.min_object_um2 / area_um2)
+    large = without_small(closed, params.min_object_um2 / area_um2)
     sparse = bool(closed.any()) and not large.any()
     kept = closed if sparse else large
     kept = kept | _small_holes(kept, params.max_hole_um2 / area_um2)
@@ -217,13 +217,6 @@ def _disc(radius_um: float, mpp: Mpp) -> np.ndarray | None:
     if ry < 1 and rx < 1:
         return None
     return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * rx + 1, 2 * ry + 1)))
-
-
-def _without_small(mask: np.ndarray, least_px: float) -> np.ndarray:
-    pieces = Pieces(mask, 8)
-    kept = pieces.areas_px() >= least_px
-    kept[0] = False
-    return pieces.mask_of(kept)
 
 
 def _planes(thumb: np.ndarray) -> list[np.ndarray]:

@@ -52,3 +52,11 @@ class Pieces:
 
         in_bands(len(mask), 0, take)
         return mask
+
+
+def without_small(mask: np.ndarray, least_px: float) -> np.ndarray:
+    """The pieces of a mask, connected at corners too, that have at least so many pixels."""
+    pieces = Pieces(mask, 8)
+    kept = pieces.areas_px() >= least_px
+    kept[0] = False
+    return pieces.mask_of(kept)
