@@ -73,9 +73,10 @@ class PartFolder:
         _fsync(self.path)
         placed = _place(self.path, self.final, replace)
         if placed:
-            (self.final / LOCK).unlink()
+            (self.final / LOCK).unlink(missing_ok=True)  # gone when another run replaced the store already
         else:
-            shutil.rmtree(self.path)
+            # Once its lock file is gone, the sweep of another run may remove the same folder beside us.
+            shutil.rmtree(self.path, ignore_errors=True)
         self._release()
         return placed
 
