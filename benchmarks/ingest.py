@@ -15,8 +15,8 @@ after the other, so that other load on the machine meets all of them; CPU second
     vips             tiffsave, pyramid, tiled, JPEG Q89 (40x: shrunk 2x before)
     openslide_naive  OpenSlide read_region, zarr-python chunks, 2x numpy means, one thread (fewer repetitions)
     portable         default store, lz4; also zstd, and with background kept (--tissue none)
-    compact          --codec jpeg; 40x both with --mpp native (tiles copied, 0.5 um/px answered on reading by
-                     a half-size decode) and with --mpp 0.5 (encoded anew)
+    compact          --codec jpeg; at 40x the tiles are copied, too, and 0.5 um/px is answered on reading by a
+                     half-size decode; compact_recoded (--recode) encodes 0.5 um/px anew
     j2k              a JPEG 2000 slide against its decoder
 """
 
@@ -62,8 +62,8 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "vips": {"engine": "vips", "shrink": 2},
         "portable_lz4": {"engine": "store", "given": 0.25},
         "portable_lz4_all": {"engine": "store", "given": 0.25, "tissue": "none"},
-        "compact_native": {"engine": "store", "given": 0.25, "codec": "jpeg", "mpp": "native"},
-        "compact_encoded": {"engine": "store", "given": 0.25, "codec": "jpeg"},
+        "compact": {"engine": "store", "given": 0.25, "codec": "jpeg"},
+        "compact_recoded": {"engine": "store", "given": 0.25, "codec": "jpeg", "recode": True},
     },
     "j2k": {
         "floor": {"engine": "j2k_floor"},
@@ -212,7 +212,7 @@ def with_store(job: dict[str, Any], slide: Path, out: Path) -> float:
     from pipelines.preprocess_image import convert_image
     from pipelines.preprocess_inputs import Item
 
-    chosen = {k: job[k] for k in ("codec", "tissue", "mpp", "check_tiles") if k in job}
+    chosen = {k: job[k] for k in ("codec", "tissue", "recode", "check_tiles") if k in job}
     item = Item(slide, "image", "image", job.get("given"))
     record = convert_image(item, out, PreprocessOptions(**chosen), THREADS)
     assert record.ok, record.error

@@ -133,8 +133,8 @@ def readers_40x(slide: Path, scratch: Path) -> tuple[np.ndarray, dict[str, Read]
     import openslide
 
     portable = convert(slide, scratch / "p40", given=0.25)
-    native = convert(slide, scratch / "n40", given=0.25, codec="jpeg", mpp="native")
-    encoded = convert(slide, scratch / "e40", given=0.25, codec="jpeg")
+    compact = convert(slide, scratch / "c40", given=0.25, codec="jpeg")
+    recoded = convert(slide, scratch / "r40", given=0.25, codec="jpeg", recode=True)
     source = openslide.OpenSlide(slide)
 
     def from_slide(row_col: np.ndarray) -> np.ndarray:
@@ -145,8 +145,8 @@ def readers_40x(slide: Path, scratch: Path) -> tuple[np.ndarray, dict[str, Read]
     return portable.kept_windows(0), {
         "openslide": from_slide,
         "portable lz4": lambda row_col: portable.read_windows(0, row_col),
-        "compact native": lambda row_col: native.read_windows(1, row_col),
-        "compact encoded": lambda row_col: encoded.read_windows(0, row_col),
+        "compact": lambda row_col: compact.read_windows(1, row_col),
+        "compact recoded": lambda row_col: recoded.read_windows(0, row_col),
     }
 
 

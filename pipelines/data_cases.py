@@ -198,6 +198,7 @@ def _open_ref(image: ImageRow, path: Path, config: DataConfig, kind: int) -> tup
     fact = {
         "mpp": f"{shape.mpp.mean:.6g}",
         "level": str(level),
+        "store_mpp": str(store.meta.mpp_requested),
         "windows": str(len(row_col)),
         **({"voi": store.shown_as} if store.shown_as else {}),
         "fingerprint": str(store.meta.source.fingerprint.get("sha256", "")),

@@ -248,17 +248,22 @@ class _Run:
 
 
 def training_store_mpp(run: Path, model_mpp: float) -> float:
-    """Finest resolution of the stores the model was trained on, so that slides are prepared the same way.
+    """The `--mpp` of the stores the model was trained on, so that slides are prepared the same way.
 
-    Read from `cohort.lock.csv` (the level that was used most); without it 0.5 um/px where the model's
-    resolution is a power of two of it, else the model's own.
+    Read from `cohort.lock.csv`: what most stores were made with, or, for native stores, the finest resolution
+    that the level used most implies; without it 0.5 um/px where the model's resolution is a power of two of
+    it, else the model's own.
     """
     lock = run / "cohort.lock.csv"
     if lock.is_file():
         with lock.open(newline="", encoding="utf-8") as stream:
-            levels = Counter(row["level"] for row in csv.DictReader(stream) if row.get("level"))
-        if levels:
-            return model_mpp / 2.0 ** int(levels.most_common(1)[0][0])
+            rows = [row for row in csv.DictReader(stream) if row.get("level")]
+        made_with = Counter(row.get("store_mpp") or "native" for row in rows).most_common(1)
+        if made_with and made_with[0][0] != "native":
+            return float(made_with[0][0])
+        if rows:
+            level = Counter(row["level"] for row in rows).most_common(1)[0][0]
+            return model_mpp / 2.0 ** int(level)
     ratio = model_mpp / DEFAULT_STORE_MPP
     return DEFAULT_STORE_MPP if ratio in (1.0, 2.0, 4.0, 8.0, 16.0) else model_mpp
 

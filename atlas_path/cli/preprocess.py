@@ -70,6 +70,10 @@ def preprocess(
         CodecName, typer.Option(help="lz4 or zstd: lossless, any zarr reader. jpeg: compact.")
     ] = CodecName.lz4,
     quality: Annotated[int, typer.Option(help="JPEG quality where compact encodes anew.")] = 90,
+    recode: Annotated[
+        bool,
+        typer.Option("--recode", help="jpeg: encode anew, not keep, the tiles of slides twice as fine."),
+    ] = False,
     tissue: Annotated[TissueMode, typer.Option(help="none: store every window.")] = TissueMode.auto,
     tissue_geojson: Annotated[
         Path | None,
@@ -130,6 +134,7 @@ def preprocess(
             tolerance=tolerance,
             codec=codec.value,
             quality=quality,
+            recode=recode,
             tissue=tissue.value,
             tissue_geojson=tissue_geojson,
             tissue_params=_settings(set_ or []),

@@ -40,6 +40,10 @@ class PreprocessOptions(BaseModel):
     quality: int = Field(
         default=90, ge=1, le=100, description="JPEG quality where compact has to encode anew"
     )
+    recode: bool = Field(
+        default=False,
+        description="compact: encode anew, instead of keeping, the tiles of slides twice as fine as `mpp`",
+    )
     tissue: Literal["auto", "none"] = Field(default="auto", description="'none' stores every window")
     tissue_mpp: float = Field(default=8.0, gt=0, description="resolution at which tissue is looked for")
     tissue_params: dict[str, Any] = Field(
@@ -100,6 +104,7 @@ class PreprocessOptions(BaseModel):
             "tolerance": self.tolerance,
             "codec": self.codec,
             "quality": self.quality if self.codec == "jpeg" else None,
+            **({"recode": self.recode} if self.codec == "jpeg" else {}),
             "tissue": self.tissue,
             "tissue_mpp": self.tissue_mpp,
             "tissue_params": self.tissue_params,

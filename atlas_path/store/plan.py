@@ -91,6 +91,11 @@ def choose_base(
     return _resampled(levels, level, shrink, native, wanted)
 
 
+def whole_level(levels: Sequence[Level], level: int, mpp: Mpp) -> Base:
+    """A level of the slide with its pixels as they are; `mpp` is that of the slide's level 0."""
+    return _base(levels, level, 1, mpp)
+
+
 def _mpp_of(levels: Sequence[Level], level: int, shrink: int, native: Mpp) -> Mpp:
     frame = levels[level]
     return native.scaled(frame.downsample_y * shrink, frame.downsample_x * shrink)

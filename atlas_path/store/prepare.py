@@ -17,7 +17,7 @@ from atlas_path.slides.colour import apply_icc_srgb
 from atlas_path.store.aside import Aside
 from atlas_path.store.job import Job, kept_windows
 from atlas_path.store.layout import write_json
-from atlas_path.store.levels import codec_for, level_sources, plan_levels
+from atlas_path.store.levels import base_of_kept_tiles, codec_for, level_sources, plan_levels
 from atlas_path.store.meta import (
     BaseRecord,
     Codec,
@@ -97,14 +97,15 @@ def prepare(
         with Aside() as own:
             return prepare(request, options, part, threads, own)
     with open_slide(request.slide, request.mpp_given, options.mammo) as slide:
-        base = choose_base(_subject(slide), slide.levels, require_mpp(slide), options.mpp, options.tolerance)
+        mpp, codec = require_mpp(slide), codec_for(slide, options)
+        base = choose_base(_subject(slide), slide.levels, mpp, options.mpp, options.tolerance)
+        base = base_of_kept_tiles(slide, base, mpp, codec, options)
         thumbnail = read_thumbnail(slide, _thumbnail_mpp(slide, options), threads)
         overview = thumbnail.pixels
         if options.icc == "srgb":
             overview = apply_icc_srgb(overview, slide.icc_profile)
         tissue = _find(slide, overview, thumbnail, request, options)
         aside.submit(_draw_thumbnail, overview, tissue, request)
-        codec = codec_for(slide, options)
         sources = level_sources(slide, base, codec, options)
         sizes = [(source.height_px, source.width_px) for source in sources]
         fractions = tissue_fractions(tissue.mask, sizes)

@@ -326,6 +326,11 @@ def test_slides_are_prepared_as_the_training_stores_were(tmp_path: Path) -> None
     assert training_store_mpp(tmp_path, 0.62) == 0.62
     (tmp_path / "cohort.lock.csv").write_text("image_id,level\na,2\nb,2\nc,0\n")
     assert training_store_mpp(tmp_path, 1.24) == 0.31
+    lock = "image_id,level,store_mpp\na,1,0.5\nb,1,0.5\nc,0,native\n"  # compact stores of finer slides
+    (tmp_path / "cohort.lock.csv").write_text(lock)
+    assert training_store_mpp(tmp_path, 0.5) == 0.5
+    (tmp_path / "cohort.lock.csv").write_text("image_id,level,store_mpp\na,2,native\n")
+    assert training_store_mpp(tmp_path, 1.0) == 0.25
 
 
 def test_records_are_whole(scored: Path) -> None:

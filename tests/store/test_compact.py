@@ -113,9 +113,41 @@ def test_zarr_can_write_the_codec_too(tmp_path) -> None:
     assert np.abs(back.astype(int) - pixels).mean() < 2
 
 
-def test_a_finer_slide_is_encoded_anew_at_half_size(make_slide, tmp_path) -> None:
+def test_a_slide_twice_as_fine_keeps_its_tiles_and_answers_what_was_asked(make_slide, tmp_path) -> None:
+    """The level that was asked for has exactly the pixels of a portable store: nothing is lost anew."""
     slide = make_slide("a.tif", textured(2300, 3100), tile=240, mpp=0.25, levels=(1, 4))
     store = convert(slide, tmp_path / "out", tissue="none")
+    assert [(level.path, level.origin) for level in store.meta.levels] == [
+        ("0", "copied"),
+        (None, "virtual"),
+        ("2", "copied"),
+    ]
+    assert (store.meta.base.how, store.meta.mpp_requested) == ("native", 0.5)
+    with open_slide(slide) as source:
+        tiles = source.jpeg_tiles(0)
+        assert Chunks(store.path / "0").payload(3, 5) == tiles.raw(3, 5)
+    result = preprocess([slide], tmp_path / "portable", PreprocessOptions(workers=0, tissue="none"))
+    portable = open_store(tmp_path / "portable" / result.records[0].store)
+    level = store.level_for(0.5)
+    assert (level, portable.level_for(0.5)) == (1, 0)
+    assert store.grid(level) == portable.grid(0)
+    windows = portable.kept_windows(0)
+    np.testing.assert_array_equal(store.kept_windows(level), windows)
+    np.testing.assert_array_equal(store.read_windows(level, windows), portable.read_windows(0, windows))
+
+
+@pytest.mark.parametrize(("mpp", "tiles"), [(0.125, 240), (0.25, 2048), (0.3, 240)])
+def test_tiles_that_do_not_serve_are_encoded_anew(make_slide, tmp_path, mpp: float, tiles: int) -> None:
+    """Four times as fine would be sixteen times the bytes; giant tiles are slow; others do not fit at all."""
+    slide = make_slide("a.tif", textured(2300, 3100), tile=tiles, mpp=mpp, compression="jpeg", levels=(1,))
+    store = convert(slide, tmp_path / "out", tissue="none")
+    assert store.meta.levels[0].origin == "decoded"
+    assert store.meta.base.how == ("resampled" if mpp == 0.3 else "scaled")
+
+
+def test_a_finer_slide_is_encoded_anew_at_half_size(make_slide, tmp_path) -> None:
+    slide = make_slide("a.tif", textured(2300, 3100), tile=240, mpp=0.25, levels=(1, 4))
+    store = convert(slide, tmp_path / "out", tissue="none", recode=True)
     assert [(level.path, level.origin) for level in store.meta.levels] == [("0", "decoded"), ("1", "copied")]
     assert store.meta.base.how == "scaled"
     mean = cv2.resize(textured(2300, 3100), (1550, 1150), interpolation=cv2.INTER_AREA)
