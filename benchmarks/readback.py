@@ -3,11 +3,12 @@
     python benchmarks/readback.py                     # 40000 x 30000, median of 5, about 4 minutes
     python benchmarks/readback.py --size 12000x10000 --reps 1 --reads 300
 
-One process, one thread, warm page cache. `random` reads one window a call, positions shuffled; `batch` 64
-random windows a call, as a training loader does; `sweep` every tissue window once, row by row, 64 a call. At
-40x the slide's pixels are taken as 0.25 um/px and windows are read at 0.5: OpenSlide reads 512 px and shrinks
-them, the portable store has them, the compact one decodes its 0.25 um/px tiles at half size. `memcpy` copies
-as many bytes as the windows have, which no reader can beat.
+One process, warm page cache. `random` reads one window a call, positions shuffled; `batch` 64 random windows
+a call, as a training loader does; `sweep` every tissue window once, row by row, 64 a call; all on one thread.
+`sweep, all cores`: 256 a call, on as many threads as there are cores. At 40x the slide's pixels are taken as
+0.25 um/px and windows are read at 0.5: OpenSlide reads 512 px and shrinks them, the portable store has them,
+the compact one decodes its 0.25 um/px tiles at half size. `memcpy` copies windows that lie uncompressed in
+main memory, more of them than any cache holds: no reader can beat it.
 """
 
 from __future__ import annotations
@@ -20,15 +21,17 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from ingest import ROOT, machine, make_slide
+from ingest import ROOT, THREADS, machine, make_slide
 
 BATCH = 64
-Read = Callable[[np.ndarray], np.ndarray]
+ALL_CORES = "sweep, all cores"
+Read = Callable[[np.ndarray, np.ndarray, int], object]  # (row_col, out, threads)
 
 
 def main() -> None:
@@ -66,14 +69,17 @@ def measure(arguments: argparse.Namespace, scratch: Path) -> list[dict[str, Any]
         for group, (windows, by_name) in readers.items():
             chosen = rng.permutation(windows)[: arguments.reads]
             for name, read in by_name.items():
-                for how, row_col, step in (
-                    ("random", chosen, 1),
-                    ("batch", chosen, BATCH),
-                    ("sweep", windows, BATCH),
+                for how, row_col, step, threads in (
+                    ("random", chosen, 1, 1),
+                    ("batch", chosen, BATCH, 1),
+                    ("sweep", windows, BATCH, 1),
+                    (ALL_CORES, windows, 4 * BATCH, THREADS),
                 ):
                     if how == "sweep" and name in ("openslide", "zarr portable"):
                         row_col = row_col[: arguments.reads]
-                    seconds, cpu = timed(read, row_col, step)
+                    if how == ALL_CORES and name in ("openslide", "zarr portable"):
+                        continue
+                    seconds, cpu = timed(read, row_col, step, threads)
                     runs.append(
                         {
                             "group": group,
@@ -89,12 +95,14 @@ def measure(arguments: argparse.Namespace, scratch: Path) -> list[dict[str, Any]
     return runs
 
 
-def timed(read: Read, row_col: np.ndarray, step: int) -> tuple[float, float]:
-    """(wall, CPU) seconds to read all windows, `step` a call."""
-    read(row_col[:1])
+def timed(read: Read, row_col: np.ndarray, step: int, threads: int) -> tuple[float, float]:
+    """(wall, CPU) seconds to read all windows, `step` a call, into the same array."""
+    out = np.zeros((step, 3, 256, 256), np.uint8)
+    read(row_col[:step], out[: len(row_col)], threads)
     started, cpu = time.perf_counter(), time.process_time()
     for start in range(0, len(row_col), step):
-        read(row_col[start : start + step])
+        part = row_col[start : start + step]
+        read(part, out[: len(part)], threads)
     return time.perf_counter() - started, max(time.process_time() - cpu, 1e-9)
 
 
@@ -108,24 +116,44 @@ def readers_20x(slide: Path, scratch: Path) -> tuple[np.ndarray, dict[str, Read]
     source = openslide.OpenSlide(slide)
     array = zarr.open_group(portable.path, mode="r")["0"]
 
-    def from_slide(row_col: np.ndarray) -> np.ndarray:
-        regions = [source.read_region((int(c) * 256, int(r) * 256), 0, (256, 256)) for r, c in row_col]
-        return np.stack([np.asarray(region)[:, :, :3] for region in regions])
+    def from_slide(row_col: np.ndarray, out: np.ndarray, _: int) -> None:
+        for (row, col), window in zip(row_col.tolist(), out, strict=True):
+            region = source.read_region((col * 256, row * 256), 0, (256, 256))
+            window[...] = np.asarray(region)[:, :, :3].transpose(2, 0, 1)
 
-    def from_zarr(row_col: np.ndarray) -> np.ndarray:
-        boxes = [(int(r) * 256, int(c) * 256) for r, c in row_col]
-        parts = [array[:, y : y + 256, x : x + 256] for y, x in boxes]
-        return np.concatenate([part.ravel() for part in parts])
+    def from_zarr(row_col: np.ndarray, out: np.ndarray, _: int) -> None:
+        for (row, col), window in zip(row_col.tolist(), out, strict=True):
+            part = array[:, row * 256 : (row + 1) * 256, col * 256 : (col + 1) * 256]
+            window[:, : part.shape[1], : part.shape[2]] = part
 
-    copy = np.random.default_rng(0).integers(0, 255, (BATCH, 3, 256, 256), np.uint8)
     return portable.kept_windows(0), {
         "openslide": from_slide,
         "zarr portable": from_zarr,
-        "portable lz4": lambda row_col: portable.read_windows(0, row_col),
-        "portable zstd": lambda row_col: zstd.read_windows(0, row_col),
-        "compact": lambda row_col: compact.read_windows(0, row_col),
-        "memcpy": lambda row_col: copy[: len(row_col)].copy(),
+        "portable lz4": lambda row_col, out, threads: portable.read_windows(0, row_col, out, threads),
+        "portable zstd": lambda row_col, out, threads: zstd.read_windows(0, row_col, out, threads),
+        "compact": lambda row_col, out, threads: compact.read_windows(0, row_col, out, threads),
+        "memcpy": Memory(),
     }
+
+
+class Memory:
+    """Copies windows out of main memory, the next ones at every call."""
+
+    def __init__(self, windows: int = 4096) -> None:
+        self._from = np.random.default_rng(0).integers(0, 255, (BATCH, 3, 256, 256), np.uint8)
+        self._from = np.tile(self._from, (windows // BATCH, 1, 1, 1))
+        self._at = 0
+        self._pool = ThreadPoolExecutor(THREADS)
+
+    def __call__(self, row_col: np.ndarray, out: np.ndarray, threads: int) -> None:
+        if self._at + len(out) > len(self._from):
+            self._at = 0
+        source = self._from[self._at : self._at + len(out)]
+        self._at += len(out)
+        if threads == 1:
+            np.copyto(out, source)
+        else:
+            list(self._pool.map(np.copyto, np.array_split(out, threads), np.array_split(source, threads)))
 
 
 def readers_40x(slide: Path, scratch: Path) -> tuple[np.ndarray, dict[str, Read]]:
@@ -137,16 +165,18 @@ def readers_40x(slide: Path, scratch: Path) -> tuple[np.ndarray, dict[str, Read]
     recoded = convert(slide, scratch / "r40", given=0.25, codec="jpeg", recode=True)
     source = openslide.OpenSlide(slide)
 
-    def from_slide(row_col: np.ndarray) -> np.ndarray:
-        regions = [source.read_region((int(c) * 512, int(r) * 512), 0, (512, 512)) for r, c in row_col]
-        pixels = [np.ascontiguousarray(np.asarray(region)[:, :, :3]) for region in regions]
-        return np.stack([cv2.resize(p, (256, 256), interpolation=cv2.INTER_AREA) for p in pixels])
+    def from_slide(row_col: np.ndarray, out: np.ndarray, _: int) -> None:
+        for (row, col), window in zip(row_col.tolist(), out, strict=True):
+            region = source.read_region((col * 512, row * 512), 0, (512, 512))
+            pixels = np.ascontiguousarray(np.asarray(region)[:, :, :3])
+            small = cv2.resize(pixels, (256, 256), interpolation=cv2.INTER_AREA)
+            window[...] = small.transpose(2, 0, 1)
 
     return portable.kept_windows(0), {
         "openslide": from_slide,
-        "portable lz4": lambda row_col: portable.read_windows(0, row_col),
-        "compact": lambda row_col: compact.read_windows(1, row_col),
-        "compact recoded": lambda row_col: recoded.read_windows(0, row_col),
+        "portable lz4": lambda row_col, out, threads: portable.read_windows(0, row_col, out, threads),
+        "compact": lambda row_col, out, threads: compact.read_windows(1, row_col, out, threads),
+        "compact recoded": lambda row_col, out, threads: recoded.read_windows(0, row_col, out, threads),
     }
 
 
@@ -169,9 +199,14 @@ def table(runs: list[dict[str, Any]]) -> list[str]:
         "|---|---|---|---|---|---|",
     ]
     for group in dict.fromkeys(run["group"] for run in runs):
-        for how in ("random", "batch", "sweep"):
+        for how in ("random", "batch", "sweep", ALL_CORES):
             some = [run for run in runs if run["group"] == group and run["how"] == how]
-            base = statistics.median(r["windows_per_s"] for r in some if r["reader"] == "openslide")
+            one_thread = how.removesuffix(", all cores")
+            base = statistics.median(
+                run["windows_per_s"]
+                for run in runs
+                if (run["group"], run["reader"], run["how"]) == (group, "openslide", one_thread)
+            )
             for name in dict.fromkeys(run["reader"] for run in some):
                 of_one = [run for run in some if run["reader"] == name]
                 speed = statistics.median(run["windows_per_s"] for run in of_one)

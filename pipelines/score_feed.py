@@ -25,12 +25,14 @@ from numpy.typing import NDArray
 from atlas_path.errors import AtlasPathError, NoTissueError
 from atlas_path.slides.find import mammogram_pseudonym
 from atlas_path.store import PreprocessOptions, Store, open_store
-from pipelines.cluster import Workers
+from pipelines.cluster import Workers, available_cores
 from pipelines.data_cases import ImageRef
 from pipelines.preprocess_image import convert_image, up_to_date
 from pipelines.preprocess_inputs import Item, read_mpp_table
 from pipelines.score_plan import PlannedCase, PlannedImage
 from pipelines.work import ImageRecord, bounded
+
+READ_THREADS = 4  # of one case; more wait for the memory
 
 
 @dataclass(frozen=True)
@@ -224,7 +226,11 @@ class Feed:
         self._acquire(ready.n_bytes)
         started = time.perf_counter()
         try:
-            parts = [image.store.read_windows(image.ref.level, image.ref.row_col) for image in ready.images]
+            threads = min(READ_THREADS, available_cores())
+            parts = [
+                image.store.read_windows(image.ref.level, image.ref.row_col, threads=threads)
+                for image in ready.images
+            ]
             ready.pixels_NCHW = parts[0] if len(parts) == 1 else np.concatenate(parts)
         except Exception as error:  # noqa: BLE001 - a damaged store is this case's fault, recorded as such
             ready.faults += [ImageFault.of(image.planned.image_id, error) for image in ready.images]

@@ -103,7 +103,7 @@ class JpegTiles:
         """
         where = [(int(self.offsets[one]), int(self.bytecounts[one]), i) for i, one in enumerate(at)]
         found: list[RawTile] = [None] * len(at)
-        for run in _runs(sorted(one for one in where if one[0] and one[1])):
+        for run in runs(sorted(one for one in where if one[0] and one[1]), RUN_BYTES, GAP_BYTES):
             start = run[0][0]
             size = max(o + n for o, n, _ in run) - start
             data = memoryview(read_at(self._open(), size, start, self._file_size))
@@ -197,14 +197,16 @@ class JpegTiles:
         )
 
 
-def _runs(tiles: Sequence[tuple[int, int, int]]) -> Iterator[list[tuple[int, int, int]]]:
-    """Tiles (offset, bytes, number), sorted, in groups worth one read."""
+def runs(
+    pieces: Sequence[tuple[int, int, int]], run_bytes: int, gap_bytes: int
+) -> Iterator[list[tuple[int, int, int]]]:
+    """Pieces of a file (offset, bytes, number), sorted, in groups worth one read."""
     run: list[tuple[int, int, int]] = []
-    for tile in tiles:
-        if run and (tile[0] - (run[-1][0] + run[-1][1]) > GAP_BYTES or tile[0] - run[0][0] > RUN_BYTES):
+    for piece in pieces:
+        if run and (piece[0] - (run[-1][0] + run[-1][1]) > gap_bytes or piece[0] - run[0][0] > run_bytes):
             yield run
             run = []
-        run.append(tile)
+        run.append(piece)
     if run:
         yield run
 

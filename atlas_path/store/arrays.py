@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from atlas_path.geometry import WINDOW_PX
+from atlas_path.slides.jpeg_tiles import Coded
 from atlas_path.store.chunks import Chunks
 from atlas_path.store.jpeg import Jpeg
 from atlas_path.store.tile_cache import tile_cache
@@ -37,14 +38,16 @@ class WindowArray:
 
     def read_windows(self, row_col: np.ndarray, out: np.ndarray) -> None:
         """See `LevelPixels`."""
-        wanted = [(int(row), int(col)) for row, col in row_col]
-        step = self.layout.chunk[0]
+        wanted = [(row, col) for row, col in row_col.tolist()]
+        parts, decode = out.reshape(len(out), -1, *self.layout.chunk), self.layout.codec.decode_into
         for i, part, payload in self.chunks.payloads(wanted):
-            target = out[i, part * step : (part + 1) * step]
             if payload is None:
-                target[...] = self.layout.fill
-            else:
-                self._decode(payload, target, wanted[i])
+                parts[i, part] = self.layout.fill
+                continue
+            try:
+                decode(payload, parts[i, part])
+            except ValueError as error:
+                raise self.chunks.damage(*wanted[i], error) from error
 
     def read_region(self, y_px: int, x_px: int, height_px: int, width_px: int) -> np.ndarray:
         """See `LevelPixels`."""
@@ -71,7 +74,7 @@ class WindowArray:
             ]
         return region
 
-    def _decode(self, payload: bytes, out: np.ndarray, chunk: tuple[int, int]) -> None:
+    def _decode(self, payload: Coded, out: np.ndarray, chunk: tuple[int, int]) -> None:
         try:
             self.layout.codec.decode_into(payload, out)
         except ValueError as error:

@@ -1,6 +1,7 @@
 """The coded chunks of one stored array, by byte range: shard indices are read once and kept.
 
-Nothing is held open, so an array pickles, survives fork and forkserver, and may be used by several threads.
+Chunks that lie side by side are read at once, into a buffer that stays in the processor's cache. Nothing is
+held open, so an array pickles, survives fork and forkserver, and may be used by several threads.
 """
 
 from __future__ import annotations
@@ -9,17 +10,21 @@ import itertools
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from atlas_path.errors import StoreError
+from atlas_path.slides.jpeg_tiles import runs
 from atlas_path.store.layout import ArrayLayout, read_json
 from atlas_path.store.shard import NOT_STORED, damaged, read_index
 
 INDEX_CACHE_SHARDS = 256  # 4 KiB each
+RUN_BYTES, GAP_BYTES = 1 << 20, 1 << 13  # of one read for several chunks
+SPARE_BUFFERS = 8
 _tokens = itertools.count()
+_spare: list[bytearray] = []  # read buffers, used again: new memory costs more than filling it
 
 
 class Chunks:
@@ -56,8 +61,8 @@ class Chunks:
     def payload(self, row: int, col: int, part: int = 0) -> bytes | None:
         """The coded bytes of one chunk; None where none is stored."""
         for _, found, payload in self.payloads([(row, col)]):
-            if found == part:
-                return payload
+            if found == part and payload is not None:
+                return bytes(payload)
         return None
 
     def shard_index(self, row: int, col: int) -> np.ndarray | None:
@@ -75,8 +80,10 @@ class Chunks:
         finally:
             os.close(fd)
 
-    def payloads(self, chunks: list[tuple[int, int]]) -> Iterator[tuple[int, int, bytes | None]]:
+    def payloads(self, chunks: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int, memoryview | None]]:
         """(position in `chunks`, channel part, coded bytes or None), shard by shard, in order of the file.
+
+        The bytes are those of a buffer that is used again: be done with them before asking for the next.
 
         Args:
             chunks: (row, col) of chunks; None is given for those outside the array.
@@ -96,22 +103,38 @@ class Chunks:
                 yield from ((i, part, None) for i in members for part in range(n_c))
                 continue
             try:
-                index = self._index_of(*shard, fd)
-                wanted = [
-                    (*index[(part * n_y + chunks[i][0] % n_y) * n_x + chunks[i][1] % n_x].tolist(), i, part)
-                    for i in members
-                    for part in range(n_c)
-                ]
-                for offset, size, i, part in sorted(wanted):
-                    yield i, part, None if offset == NOT_STORED else self._pread(fd, offset, size, shard)
+                which = [(i, part) for i in members for part in range(n_c)]
+                at = [(part * n_y + chunks[i][0] % n_y) * n_x + chunks[i][1] % n_x for i, part in which]
+                where = self._index_of(*shard, fd)[at].tolist()
+                pieces = sorted((offset, size, k) for k, (offset, size) in enumerate(where))
+                for k, payload in self._read(fd, pieces, shard):
+                    yield *which[k], payload
             finally:
                 os.close(fd)
 
-    def _pread(self, fd: int, offset: int, size: int, shard: tuple[int, int]) -> bytes:
-        payload = os.pread(fd, size, offset)
-        if len(payload) != size:
-            raise damaged(self.folder / self.layout.shard_key(*shard), "ends before its chunks do")
-        return payload
+    def _read(
+        self, fd: int, pieces: list[tuple[int, int, int]], shard: tuple[int, int]
+    ) -> Iterator[tuple[int, memoryview | None]]:
+        """(number, bytes or None) of each piece (offset, size, number) of an open shard."""
+        stored = [piece for piece in pieces if piece[0] != NOT_STORED]
+        for run in runs(stored, RUN_BYTES, GAP_BYTES):
+            start, size = run[0][0], max(offset + n for offset, n, _ in run) - run[0][0]
+            buffer = _spare_buffer()
+            view = memoryview(buffer if size <= len(buffer) else bytearray(size))[:size]
+            try:
+                done = 0
+                while done < size:
+                    n_read = os.preadv(fd, [view[done:]], start + done)
+                    if not n_read:
+                        path = self.folder / self.layout.shard_key(*shard)
+                        raise damaged(path, "ends before its chunks do")
+                    done += n_read
+                for offset, n, k in run:
+                    yield k, view[offset - start : offset - start + n]
+            finally:
+                if len(_spare) < SPARE_BUFFERS:
+                    _spare.append(buffer)
+        yield from ((k, None) for offset, _, k in pieces if offset == NOT_STORED)
 
     def _open(self, row: int, col: int) -> int:
         return os.open(f"{self.folder}/{self.layout.shard_key(row, col)}", os.O_RDONLY | os.O_CLOEXEC)
@@ -135,3 +158,10 @@ class Chunks:
     def damage(self, row: int, col: int, error: ValueError) -> StoreError:
         """The error for a chunk that does not decode."""
         return damaged(self.folder, f"has a damaged chunk at row {row}, column {col} ({error})")
+
+
+def _spare_buffer() -> bytearray:
+    try:
+        return _spare.pop()
+    except IndexError:  # all are in use
+        return bytearray(2 * RUN_BYTES)

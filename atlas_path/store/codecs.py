@@ -17,6 +17,7 @@ import cv2
 import imagecodecs
 import numpy as np
 
+from atlas_path.slides.jpeg_tiles import Coded
 from atlas_path.store.jpeg import CODEC_NAME, Jpeg
 
 LZ4_LEVEL = 1
@@ -37,7 +38,7 @@ class ChunkCodec(Protocol):
     def encode(self, window: np.ndarray) -> bytes:
         """Bytes of a chunk that is given as (y, x, c), any strides; stored as (c, y, x)."""
 
-    def decode_into(self, payload: bytes, out: np.ndarray) -> None:
+    def decode_into(self, payload: Coded, out: np.ndarray) -> None:
         """Decode into a C-contiguous chunk (c, y, x).
 
         Raises:
@@ -84,7 +85,7 @@ class Lz4:
             )
         )
 
-    def decode_into(self, payload: bytes, out: np.ndarray) -> None:
+    def decode_into(self, payload: Coded, out: np.ndarray) -> None:
         """See `ChunkCodec`."""
         _decode(imagecodecs.blosc_decode, payload, out, numthreads=1)
 
@@ -109,7 +110,7 @@ class Zstd:
         """See `ChunkCodec`."""
         return bytes(imagecodecs.zstd_encode(_planar(window), level=ZSTD_LEVEL))
 
-    def decode_into(self, payload: bytes, out: np.ndarray) -> None:
+    def decode_into(self, payload: Coded, out: np.ndarray) -> None:
         """See `ChunkCodec`."""
         _decode(imagecodecs.zstd_decode, payload, out)
 
@@ -158,7 +159,7 @@ def _scratch(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     return array
 
 
-def _decode(decoder: Any, payload: bytes, out: np.ndarray, **options: Any) -> None:
+def _decode(decoder: Any, payload: Coded, out: np.ndarray, **options: Any) -> None:
     """Decode straight into `out`; every failure of the codec library becomes a ValueError."""
     try:
         decoded = decoder(payload, out=out.reshape(-1).view(np.uint8), **options)

@@ -71,7 +71,7 @@ class Jpeg:
             )
         )
 
-    def decode_into(self, payload: bytes, out: np.ndarray) -> None:
+    def decode_into(self, payload: Coded, out: np.ndarray) -> None:
         """See `ChunkCodec`."""
         pixels = self.decode(payload, out.shape[1], out.shape[2])
         if self.channels == 1:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import os
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +24,7 @@ from atlas_path.store.shard import damaged
 from atlas_path.store.small import TISSUE_FRACTION, VALID_FRACTION, read_array
 
 MIN_VALID = 0.5  # a window of which less was readable is not used
+LEAST_PER_THREAD = 8  # fewer windows are not worth a thread
 
 
 @dataclass(frozen=True)
@@ -104,18 +108,32 @@ class Store:
         """The tissue mask (height, width) bool of the whole image, and its resolution."""
         return read_array(self.path / "labels/tissue/0").astype(bool), self.meta.tissue.mpp.value
 
-    def read_windows(self, level: int, row_col: np.ndarray) -> np.ndarray:
+    def read_windows(
+        self, level: int, row_col: np.ndarray, out: np.ndarray | None = None, threads: int = 1
+    ) -> np.ndarray:
         """Windows (n, c, 256, 256) at the rows and columns (n, 2) of a level.
 
         Edge windows are padded with background; windows that are not stored are background.
+
+        Args:
+            level: which level.
+            row_col: rows and columns; neighbours one after the other are read together.
+            out: array of that shape and the store's dtype to read into; a new one without it.
+            threads: that read and decode, each a part of the windows. One is right in a loader's workers.
 
         Raises:
             StoreError: a chunk is damaged.
         """
         row_col = np.asarray(row_col, np.int64).reshape(-1, 2)
-        out = np.empty((len(row_col), self.n_channels, WINDOW_PX, WINDOW_PX), self.dtype)
-        self._array(level).read_windows(row_col, out)
-        return out if self._brightness is None else self._brightness[out]
+        shape = (len(row_col), self.n_channels, WINDOW_PX, WINDOW_PX)
+        if out is None:
+            out = np.empty(shape, self.dtype)
+        elif out.shape != shape or out.dtype != self.dtype or not out.flags.c_contiguous:
+            raise ValueError(f"out is {out.shape} {out.dtype}, not a contiguous {shape} {self.dtype}")
+        _in_parts(self._array(level), row_col, out, min(threads, len(row_col) // LEAST_PER_THREAD))
+        if self._brightness is not None:
+            out[...] = self._brightness[out]
+        return out
 
     def read_region(self, level: int, y_px: int, x_px: int, height_px: int, width_px: int) -> np.ndarray:
         """Pixels (c, height, width) at (y, x) of a level; background outside.
@@ -158,6 +176,29 @@ class Store:
         if not 0 <= level < len(self.levels):
             raise IndexError(f"{self.image_id} has levels 0..{len(self.levels) - 1}, not {level}")
         return read_array(self.path / name / str(level))
+
+
+def _in_parts(array: LevelPixels, row_col: np.ndarray, out: np.ndarray, threads: int) -> None:
+    """Read windows on several threads, this one among them."""
+    if threads <= 1:
+        array.read_windows(row_col, out)
+        return
+    cuts = np.linspace(0, len(row_col), threads + 1).astype(int).tolist()
+    first, *others = [slice(start, stop) for start, stop in itertools.pairwise(cuts)]
+    pool = _pool_of(os.getpid(), threads - 1)
+    started = [pool.submit(array.read_windows, row_col[part], out[part]) for part in others]
+    try:
+        array.read_windows(row_col[first], out[first])
+    finally:
+        wait(started)  # nobody writes into `out` after this call, even where it fails
+    for done in started:
+        done.result()
+
+
+@functools.cache
+def _pool_of(pid: int, threads: int) -> ThreadPoolExecutor:  # noqa: ARG001
+    """Threads that are kept, because starting them takes as long as reading; a fork starts its own."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="read")
 
 
 def open_store(path: Path, voi: str | None = None) -> Store:
