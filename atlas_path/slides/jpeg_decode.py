@@ -19,7 +19,12 @@ _HARMLESS = "Invalid SOS parameters for sequential JPEG"
 
 
 def decode_strict(
-    data: bytes, colour_space: str, height_px: int, width_px: int, scale: int = 1
+    data: bytes,
+    colour_space: str,
+    height_px: int,
+    width_px: int,
+    scale: int = 1,
+    buffer: np.ndarray | None = None,
 ) -> np.ndarray:
     """Pixels (height / scale, width / scale, 3 or 1), rounded up, of a complete JPEG.
 
@@ -29,6 +34,7 @@ def decode_strict(
         height_px: height of the image at full size.
         width_px: its width.
         scale: 1, 2, 4 or 8, by the scaled inverse transform.
+        buffer: bytes that the pixels may be written to, as many as they are; new ones without it.
 
     Raises:
         ValueError: damaged, or of another size.
@@ -36,7 +42,9 @@ def decode_strict(
     height, width = -(-height_px // scale), -(-width_px // scale)
     at_least = (height, width) if scale > 1 else (0, 0)
     try:
-        pixels = simplejpeg.decode_jpeg(data, colour_space, min_height=at_least[0], min_width=at_least[1])
+        pixels = simplejpeg.decode_jpeg(
+            data, colour_space, min_height=at_least[0], min_width=at_least[1], buffer=buffer
+        )
     except ValueError as error:
         pixels = _second_look(data, colour_space, at_least, str(error))
         if pixels is None:

@@ -5,6 +5,7 @@ zarr-python takes 2 ms for a 256 px window of a sharded array; this takes a tent
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Protocol
 
@@ -18,6 +19,9 @@ from atlas_path.store.jpeg import Jpeg
 from atlas_path.store.tile_cache import tile_cache
 
 GROUP_WINDOWS = 64  # windows whose tiles are fetched together, in order of the file
+SELDOM = 0.1  # of the tiles asked for: asked for twice
+At = tuple[int, int]  # row and column of a tile
+Box = tuple[int, int, int, int]  # y, x, height, width in pixels
 
 
 class LevelPixels(Protocol):
@@ -96,83 +100,114 @@ class JpegArray:
         self.chunks, self.codec = chunks, codec
         self.height_px, self.width_px, self.scale = height_px, width_px, scale
         self.tile_h, self.tile_w = chunks.layout.chunk[1] // scale, chunks.layout.chunk[2] // scale
+        self._asked_before: frozenset[At] = frozenset()
 
     def read_windows(self, row_col: np.ndarray, out: np.ndarray) -> None:
         """See `LevelPixels`."""
         window = np.empty((WINDOW_PX, WINDOW_PX, self.codec.channels), np.uint8)
         for start in range(0, len(row_col), GROUP_WINDOWS):
-            group = row_col[start : start + GROUP_WINDOWS]
-            boxes = [(int(r) * WINDOW_PX, int(c) * WINDOW_PX, WINDOW_PX, WINDOW_PX) for r, c in group]
-            tiles = self._tiles(boxes)
+            group = row_col[start : start + GROUP_WINDOWS].tolist()
+            boxes = [(row * WINDOW_PX, col * WINDOW_PX, WINDOW_PX, WINDOW_PX) for row, col in group]
+            under = [self._under(box) for box in boxes]
+            tiles = None if self._scattered(under) else self._tiles(under)
             for i, box in enumerate(boxes):
-                self._paste(tiles, box, window)
+                if tiles is None:
+                    self._read_alone(under[i], box, window)
+                else:
+                    self._paste({at: tiles[at] for at in under[i]}, box, window)
                 _to_planes(window, out[start + i])
 
     def read_region(self, y_px: int, x_px: int, height_px: int, width_px: int) -> np.ndarray:
         """See `LevelPixels`."""
         box = (y_px, x_px, height_px, width_px)
         pixels = np.empty((height_px, width_px, self.codec.channels), np.uint8)
-        self._paste(self._tiles([box]), box, pixels)
+        self._paste(self._tiles([self._under(box)]), box, pixels)
         region = np.empty((self.codec.channels, height_px, width_px), np.uint8)
         _to_planes(pixels, region)
         return region
 
-    def _tiles(self, boxes: list[tuple[int, int, int, int]]) -> dict[tuple[int, int], np.ndarray | None]:
-        """The decoded tiles under the boxes (y, x, height, width); None where none is stored."""
-        needed = dict.fromkeys(tile for box in boxes for tile in self._under(box))
-        found: dict[tuple[int, int], np.ndarray | None] = {}
-        token = self.chunks.token
-        for tile in needed:
-            cached = tile_cache.get((token, self.scale, *tile))
-            if cached is not None:
-                found[tile] = cached
-        missing = [tile for tile in needed if tile not in found]
-        _, height, width = self.chunks.layout.chunk
+    def _scattered(self, under: list[list[At]]) -> bool:
+        """Hardly any tile serves two of these windows, or was asked for just before: keeping them is no use.
+
+        A cache of tiles costs memory traffic, an eighth of the time of windows read at random.
+        """
+        asked = Counter(at for tiles in under for at in tiles)
+        again = asked.total() - len(asked) + len(asked.keys() & self._asked_before)
+        self._asked_before = frozenset(asked)
+        return again < SELDOM * asked.total()
+
+    def _read_alone(self, tiles: list[At], box: Box, out: np.ndarray) -> None:
+        """Compose a window from tiles that nobody else needs: each is decoded into the same small buffer."""
+        missing = []
+        self._fill_outside(box, out)
+        for at in tiles:
+            cached = tile_cache.get((self.chunks.token, self.scale, *at))
+            if cached is None:
+                missing.append(at)
+            else:
+                self._paste_tile(cached, at, box, out)
+        buffer = np.empty(self.tile_h * self.tile_w * self.codec.channels, np.uint8)
         for i, _, payload in self.chunks.payloads(missing):
-            tile = missing[i]
-            found[tile] = None
+            at = missing[i]
+            self._paste_tile(None if payload is None else self._decode(payload, at, buffer), at, box, out)
+
+    def _tiles(self, under: list[list[At]]) -> dict[At, np.ndarray | None]:
+        """The decoded tiles, kept for whoever comes next; None where none is stored."""
+        needed = dict.fromkeys(at for tiles in under for at in tiles)
+        found: dict[At, np.ndarray | None] = {}
+        token = self.chunks.token
+        for at in needed:
+            cached = tile_cache.get((token, self.scale, *at))
+            if cached is not None:
+                found[at] = cached
+        missing = [at for at in needed if at not in found]
+        for i, _, payload in self.chunks.payloads(missing):
+            at = missing[i]
+            found[at] = None
             if payload is not None:
-                try:
-                    pixels = self.codec.decode(payload, height, width, self.scale)
-                except ValueError as error:
-                    raise self.chunks.damage(*tile, error) from error
-                tile_cache.put((token, self.scale, *tile), pixels)
-                found[tile] = pixels
+                pixels = self._decode(payload, at)
+                tile_cache.put((token, self.scale, *at), pixels)
+                found[at] = pixels
         return found
 
-    def _under(self, box: tuple[int, int, int, int]) -> list[tuple[int, int]]:
+    def _decode(self, payload: Coded, at: At, buffer: np.ndarray | None = None) -> np.ndarray:
+        _, height, width = self.chunks.layout.chunk
+        try:
+            return self.codec.decode(payload, height, width, self.scale, buffer)
+        except ValueError as error:
+            raise self.chunks.damage(*at, error) from error
+
+    def _under(self, box: Box) -> list[At]:
         y, x, height, width = box
         y1, x1 = min(y + height, self.height_px), min(x + width, self.width_px)
         rows = range(max(y, 0) // self.tile_h, -(-y1 // self.tile_h))
         cols = range(max(x, 0) // self.tile_w, -(-x1 // self.tile_w))
         return [(row, col) for row in rows for col in cols]
 
-    def _paste(
-        self,
-        tiles: dict[tuple[int, int], np.ndarray | None],
-        box: tuple[int, int, int, int],
-        out: np.ndarray,
-    ) -> None:
-        """Compose a box (y, x, height, width) from tiles; what they do not cover is background."""
+    def _paste(self, tiles: dict[At, np.ndarray | None], box: Box, out: np.ndarray) -> None:
+        """Compose a box from tiles."""
+        self._fill_outside(box, out)
+        for at, tile in tiles.items():
+            self._paste_tile(tile, at, box, out)
+
+    def _fill_outside(self, box: Box, out: np.ndarray) -> None:
+        """Background, where the box is not wholly within the level."""
         y, x, height, width = box
-        y1, x1 = min(y + height, self.height_px), min(x + width, self.width_px)
-        covered = 0
-        parts = []
-        for row, col in self._under(box):
-            tile = tiles[row, col]
-            if tile is None:
-                continue
-            at_y, at_x = row * self.tile_h, col * self.tile_w
-            top, left = max(at_y, y), max(at_x, x)
-            low, right = min(at_y + self.tile_h, y1), min(at_x + self.tile_w, x1)
-            covered += (low - top) * (right - left)
-            parts.append((tile, at_y, at_x, top, left, low, right))
-        if covered < height * width:
+        if y < 0 or x < 0 or y + height > self.height_px or x + width > self.width_px:
             out[...] = self.chunks.layout.fill
-        for tile, at_y, at_x, top, left, low, right in parts:
-            out[top - y : low - y, left - x : right - x] = tile[
-                top - at_y : low - at_y, left - at_x : right - at_x
-            ]
+
+    def _paste_tile(self, tile: np.ndarray | None, at: At, box: Box, out: np.ndarray) -> None:
+        """The part of a box that a tile covers; background where none is stored."""
+        y, x, height, width = box
+        at_y, at_x = at[0] * self.tile_h, at[1] * self.tile_w
+        top, left = max(at_y, y), max(at_x, x)
+        low = min(at_y + self.tile_h, y + height, self.height_px)
+        right = min(at_x + self.tile_w, x + width, self.width_px)
+        target = out[top - y : low - y, left - x : right - x]
+        if tile is None:
+            target[...] = self.chunks.layout.fill
+        else:
+            target[...] = tile[top - at_y : low - at_y, left - at_x : right - at_x]
 
 
 def open_level(root: Path, level: int, sizes: list[tuple[int, int, str | None]]) -> LevelPixels:

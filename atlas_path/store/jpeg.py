@@ -79,15 +79,23 @@ class Jpeg:
         else:
             cv2.split(pixels, list(out))
 
-    def decode(self, payload: Coded, height_px: int, width_px: int, scale: int = 1) -> np.ndarray:
-        """Pixels (height / scale, width / scale, channels) of a chunk of height x width.
+    def decode(
+        self,
+        payload: Coded,
+        height_px: int,
+        width_px: int,
+        scale: int = 1,
+        buffer: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Pixels (height / scale, width / scale, channels) of a chunk of height x width, perhaps in `buffer`.
 
         Scales 2, 4 and 8 use the decoder's reduced inverse DCT, which is close to the mean of the pixels.
 
         Raises:
             ValueError: damaged; a warning of the decoder counts.
         """
-        return decode_strict(with_prefix(payload, self.prefix), self._space, height_px, width_px, scale)
+        data = with_prefix(payload, self.prefix)
+        return decode_strict(data, self._space, height_px, width_px, scale, buffer)
 
     @property
     def _space(self) -> str:

@@ -7,7 +7,9 @@ coarser. Every other format goes through `Slide.read_region`. Windows that are n
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -82,40 +84,27 @@ class BaseReader:
         assert tiles is not None
         tile_h, tile_w = tiles.tile_height_px // base.shrink, tiles.tile_width_px // base.shrink
         window = np.empty((WINDOW_PX, WINDOW_PX, self._slide.n_channels), self._slide.dtype)
-        y0, y1 = row * WINDOW_PX, min((row + 1) * WINDOW_PX, base.height_px)
-        tiles_of: dict[int, list[tuple[int, int]]] = {}  # by column of windows
-        for col in self._kept(row, cols):
-            x0, x1 = col * WINDOW_PX, min((col + 1) * WINDOW_PX, base.width_px)
-            tiles_of[col] = [
-                (tile_row, tile_col)
-                for tile_row in range(y0 // tile_h, (y1 - 1) // tile_h + 1)
-                for tile_col in range(x0 // tile_w, (x1 - 1) // tile_w + 1)
-            ]
-        new = sorted({at for parts in tiles_of.values() for at in parts if at not in decoded})
+        down = _overlaps(row, tile_h, base.height_px)
+        across = {col: _overlaps(col, tile_w, base.width_px) for col in self._kept(row, cols)}
+        under = {(y.tile, x.tile) for y in down for overlaps in across.values() for x in overlaps}
+        new = sorted(under - decoded.keys())
         raw = dict(zip(new, tiles.raw_many(new), strict=True))
-        for col, parts in tiles_of.items():
-            x0, x1 = col * WINDOW_PX, min((col + 1) * WINDOW_PX, base.width_px)
-            whole = y1 - y0 == x1 - x0 == WINDOW_PX
-            for at in parts:
+        for col, overlaps in across.items():
+            parts = list(itertools.product(down, overlaps))
+            for y, x in parts:
+                at = y.tile, x.tile
                 if at in raw:
                     decoded[at] = self._tile_or_none(tiles, at, raw.pop(at), rows, cols)
-            only = decoded[parts[0]]
+            whole = down[-1].to.stop == overlaps[-1].to.stop == WINDOW_PX
+            only = decoded[down[0].tile, overlaps[0].tile]
             if whole and only is not None and tile_h == tile_w == WINDOW_PX:
                 yield col, only  # no other window has a share in this tile
                 continue
             if not whole:
                 window[...] = background
-            for at in parts:
-                tile, top, left = decoded[at], at[0] * tile_h, at[1] * tile_w
-                target = window[
-                    max(top, y0) - y0 : min(top + tile_h, y1) - y0,
-                    max(left, x0) - x0 : min(left + tile_w, x1) - x0,
-                ]
-                if tile is None:
-                    target[...] = background
-                else:
-                    y, x = max(y0 - top, 0), max(x0 - left, 0)
-                    target[...] = tile[y : y + target.shape[0], x : x + target.shape[1]]
+            for y, x in parts:
+                tile = decoded[y.tile, x.tile]
+                window[y.to, x.to] = background if tile is None else tile[y.of, x.of]
             yield col, window
 
     def _tile_or_none(
@@ -211,6 +200,28 @@ class BaseReader:
                     width = min(x1, (col + 1) * WINDOW_PX) - max(x0, col * WINDOW_PX)
                     self.n_bad += int(self.bad_px[row, col] == 0)
                     self.bad_px[row, col] += height * width
+
+
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """Along one axis: the pixels `of` a tile that a window shows, and where in the window they go `to`."""
+
+    tile: int
+    of: slice
+    to: slice
+
+
+def _overlaps(window: int, tile_px: int, level_px: int) -> list[Overlap]:
+    """The tiles under a window (its row or column), within a level of that size."""
+    start, stop = window * WINDOW_PX, min((window + 1) * WINDOW_PX, level_px)
+    return [
+        Overlap(
+            tile,
+            slice(max(start - tile * tile_px, 0), min(stop - tile * tile_px, tile_px)),
+            slice(max(tile * tile_px - start, 0), min((tile + 1) * tile_px, stop) - start),
+        )
+        for tile in range(start // tile_px, (stop - 1) // tile_px + 1)
+    ]
 
 
 def _resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:

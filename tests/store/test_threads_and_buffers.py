@@ -10,8 +10,10 @@ import pytest
 
 from atlas_path.errors import StoreError
 from atlas_path.store import PreprocessOptions, Store, open_store
+from atlas_path.store import arrays as arrays_module
 from atlas_path.store import chunks as chunks_module
 from atlas_path.store.chunks import Chunks
+from atlas_path.store.tile_cache import TileCache
 from pipelines.preprocess import preprocess
 
 PIXELS = np.random.default_rng(3).integers(0, 256, (2900, 2700, 3), np.uint8)
@@ -90,3 +92,25 @@ def test_processes_have_threads_of_their_own(store: Store, method: str) -> None:
     expected = read_sum(store.path, threads=3)  # this process has its threads before it forks
     with multiprocessing.get_context(method).Pool(1) as pool:
         assert pool.apply_async(read_sum, (store.path, 3)).get(timeout=60) == expected
+
+
+def test_windows_read_alone_keep_no_tiles_and_a_sweep_keeps_its_own(
+    make_slide, tmp_path, monkeypatch
+) -> None:
+    """A cache serves windows side by side, also when asked for one by one; far ones only lose by it."""
+    cache = TileCache()
+    monkeypatch.setattr(arrays_module, "tile_cache", cache)
+    slide = make_slide("a.tif", PIXELS, tile=240, compression="jpeg", levels=(1,))
+    result = preprocess([slide], tmp_path / "out", PreprocessOptions(workers=0, codec="jpeg", tissue="none"))
+    store = open_store(tmp_path / "out" / result.records[0].store)
+    far = np.array([[0, 0], [0, 5], [5, 0], [5, 5], [8, 9]])
+    expected = store.read_region(0, 0, 0, 2900, 2700)
+    cache.__init__()
+    alone = np.concatenate([store.read_windows(0, far[:4]), store.read_windows(0, far[4:])])
+    assert cache.n_bytes == 0
+    for (row, col), window in zip(far.tolist(), alone, strict=True):
+        inside = expected[:, row * 256 : (row + 1) * 256, col * 256 : (col + 1) * 256]
+        np.testing.assert_array_equal(window[:, : inside.shape[1], : inside.shape[2]], inside)
+    for col in range(4):
+        store.read_windows(0, np.array([[0, col]]))
+    assert cache.n_bytes > 0
