@@ -41,7 +41,8 @@ class MemoryStore:
     def meta(self):
         fingerprint = {"sha256": f"f{self.image.sum()}"}
         return SimpleNamespace(
-            source=SimpleNamespace(fingerprint=fingerprint, vendor="memory", compression=None)
+            source=SimpleNamespace(fingerprint=fingerprint, vendor="memory", compression=None),
+            mpp_requested="native",
         )
 
     n_channels = 3
