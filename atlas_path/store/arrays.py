@@ -43,15 +43,12 @@ class WindowArray:
     def read_windows(self, row_col: np.ndarray, out: np.ndarray) -> None:
         """See `LevelPixels`."""
         wanted = [(row, col) for row, col in row_col.tolist()]
-        parts, decode = out.reshape(len(out), -1, *self.layout.chunk), self.layout.codec.decode_into
+        parts = out.reshape(len(out), -1, *self.layout.chunk)
         for i, part, payload in self.chunks.payloads(wanted):
             if payload is None:
                 parts[i, part] = self.layout.fill
-                continue
-            try:
-                decode(payload, parts[i, part])
-            except ValueError as error:
-                raise self.chunks.damage(*wanted[i], error) from error
+            else:
+                self._decode(payload, parts[i, part], wanted[i])
 
     def read_region(self, y_px: int, x_px: int, height_px: int, width_px: int) -> np.ndarray:
         """See `LevelPixels`."""
@@ -141,7 +138,7 @@ class JpegArray:
         missing = []
         self._fill_outside(box, out)
         for at in tiles:
-            cached = tile_cache.get((self.chunks.token, self.scale, *at))
+            cached = tile_cache.get(self._key(at))
             if cached is None:
                 missing.append(at)
             else:
@@ -155,9 +152,8 @@ class JpegArray:
         """The decoded tiles, kept for whoever comes next; None where none is stored."""
         needed = dict.fromkeys(at for tiles in under for at in tiles)
         found: dict[At, np.ndarray | None] = {}
-        token = self.chunks.token
         for at in needed:
-            cached = tile_cache.get((token, self.scale, *at))
+            cached = tile_cache.get(self._key(at))
             if cached is not None:
                 found[at] = cached
         missing = [at for at in needed if at not in found]
@@ -166,9 +162,12 @@ class JpegArray:
             found[at] = None
             if payload is not None:
                 pixels = self._decode(payload, at)
-                tile_cache.put((token, self.scale, *at), pixels)
+                tile_cache.put(self._key(at), pixels)
                 found[at] = pixels
         return found
+
+    def _key(self, at: At) -> tuple[int, ...]:
+        return (self.chunks.token, self.scale, *at)
 
     def _decode(self, payload: Coded, at: At, buffer: np.ndarray | None = None) -> np.ndarray:
         _, height, width = self.chunks.layout.chunk
