@@ -60,6 +60,7 @@ def examine(folder: Path) -> list[Finding]:
         *_versions(),
         *_openslide(),
         *_codecs(),
+        _fast_jpeg(),
         *_processors(),
         *_disk(folder),
     ]
@@ -113,6 +114,15 @@ def _mapped_libraries(word: str) -> list[str]:
     except OSError:
         return []
     return sorted({line.split(maxsplit=5)[5] for line in lines if word in line and line.count(" ") >= 5})
+
+
+def _fast_jpeg() -> Finding:
+    from atlas_path.slides.jpeg_fast import available
+
+    if available():
+        return Finding("fast JPEG decoder", "compiled", "ok")
+    remedy = "tiles are decoded by libjpeg-turbo, a third slower; install again where there is a C compiler"
+    return Finding("fast JPEG decoder", "not compiled, or turned off", "warning", remedy)
 
 
 def _codecs() -> Iterator[Finding]:

@@ -1,9 +1,10 @@
 """JPEG to pixels, with every sign of damage an error, and harmless padding no sign of damage.
 
-libjpeg only warns when data end early and fills the rest with gray; here a warning is an error. Two warnings
-get a second look, because whole tiles of some writers cause them: zeros between the last block and the end
-marker, and scan parameters of a progressive JPEG in a sequential one. JPEG has no checksum: single changed
-bits can decode without a trace.
+Perfect streams of the usual kind are decoded by `jpeg_fast`, all others by libjpeg-turbo. libjpeg only warns
+when data end early and fills the rest with gray; here a warning is an error. Two warnings get a second look,
+because whole tiles of some writers cause them: zeros between the last block and the end marker, and scan
+parameters of a progressive JPEG in a sequential one. JPEG has no checksum: single changed bits can
+decode without a trace.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import cv2
 import imagecodecs
 import numpy as np
 import simplejpeg
+
+from atlas_path.slides.jpeg_fast import decode_fast
 
 EOI = b"\xff\xd9"
 _PADDED = "extraneous bytes before marker 0xd9"
@@ -39,6 +42,9 @@ def decode_strict(
     Raises:
         ValueError: damaged, or of another size.
     """
+    fast = decode_fast(data, 1 if colour_space == "GRAY" else 3, height_px, width_px, scale, buffer)
+    if fast is not None:
+        return fast
     height, width = -(-height_px // scale), -(-width_px // scale)
     at_least = (height, width) if scale > 1 else (0, 0)
     try:

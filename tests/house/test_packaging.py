@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -38,6 +39,12 @@ def test_wheel_has_only_the_three_packages(wheel: Path) -> None:
     top = {name.split("/")[0] for name in names if ".dist-info/" not in name}
     assert top == TOP_LEVEL
     assert not [name for name in names if "__pycache__" in name or name.startswith("tests")]
+
+
+def test_wheel_carries_the_decoder_where_there_is_a_compiler(wheel: Path) -> None:
+    compiled = "atlas_path/slides/_jpeg_fast.so" in zipfile.ZipFile(wheel).namelist()
+    assert compiled == (shutil.which("cc") is not None)
+    assert wheel.stem.endswith("-none-any") != compiled  # a wheel with it is of one platform
 
 
 def test_wheel_carries_the_configs(wheel: Path, repository: Path) -> None:
