@@ -42,10 +42,12 @@ def decode_strict(
     Raises:
         ValueError: damaged, or of another size.
     """
-    fast = decode_fast(data, 1 if colour_space == "GRAY" else 3, height_px, width_px, scale, buffer)
+    height, width = -(-height_px // scale), -(-width_px // scale)
+    channels = 1 if colour_space == "GRAY" else 3
+    out = None if buffer is None else [buffer[: height * width * channels].reshape(height, width, channels)]
+    (fast,) = decode_fast([data], channels, height_px, width_px, scale, out=out)
     if fast is not None:
         return fast
-    height, width = -(-height_px // scale), -(-width_px // scale)
     at_least = (height, width) if scale > 1 else (0, 0)
     try:
         pixels = simplejpeg.decode_jpeg(

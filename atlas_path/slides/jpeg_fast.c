@@ -24,6 +24,7 @@
 #define DECODED 0
 #define DECLINED 1
 #define NO_MEMORY 2
+#define AT_END 3
 
 #define MAX_SIDE_PX 4096
 #define LOOK_BITS 11 /* a table of pairs is 16 KiB: half of the first-level cache */
@@ -83,6 +84,7 @@ typedef struct {
 
 typedef struct {
     Table dc[4], ac[4];
+    uint32_t seen; /* which of them the image brings: bits 0-3 DC, 16-19 AC */
     uint8_t quant[4][64];
     int quant_known[4];
     Component component[3];
@@ -165,15 +167,14 @@ static int make_table(Table *t, const uint8_t *counts, const uint8_t *symbols, i
 
 /* ---- Headers -------------------------------------------------------------------------------------------- */
 
-/* `seen` gets a bit for each table: 0-3 DC, 16-19 AC. */
-static int read_huffman(Decoder *d, const uint8_t *at, const uint8_t *end, uint32_t *seen) {
+static int read_huffman(Decoder *d, const uint8_t *at, const uint8_t *end) {
     while (at < end) {
         if (end - at < 17) return DECLINED;
         int is_ac = at[0] >> 4, number = at[0] & 15, n = 0;
         for (int i = 1; i <= 16; i++) n += at[i];
         if (is_ac > 1 || number > 3 || n > 256 || end - at < 17 + n) return DECLINED;
         if (make_table(is_ac ? &d->ac[number] : &d->dc[number], at + 1, at + 17, n, !is_ac)) return DECLINED;
-        *seen |= 1u << (16 * is_ac + number);
+        d->seen |= 1u << (16 * is_ac + number);
         at += 17 + n;
     }
     return DECODED;
@@ -200,7 +201,7 @@ static int read_frame(Decoder *d, const uint8_t *at, const uint8_t *end) {
     return DECODED;
 }
 
-static int read_scan_header(Decoder *d, const uint8_t *at, const uint8_t *end, uint32_t seen) {
+static int read_scan_header(Decoder *d, const uint8_t *at, const uint8_t *end) {
     int n = d->n_components;
     if (!n || end - at != 4 + 2 * n || at[0] != n) return DECLINED;
     for (int c = 0; c < n; c++) {
@@ -208,37 +209,39 @@ static int read_scan_header(Decoder *d, const uint8_t *at, const uint8_t *end, u
         part->dc = at[2 + 2 * c] >> 4, part->ac = at[2 + 2 * c] & 15;
         if (at[1 + 2 * c] != part->id || part->dc > 3 || part->ac > 3) return DECLINED;
         uint32_t needs = 1u << part->dc | 1u << (16 + part->ac);
-        if ((seen & needs) != needs || !d->quant_known[part->quant]) return DECLINED;
+        if ((d->seen & needs) != needs || !d->quant_known[part->quant]) return DECLINED;
     }
     at += 1 + 2 * n;
     return at[0] == 0 && at[1] == 63 && at[2] == 0 ? DECODED : DECLINED;
 }
 
-/* Reads up to the scan and leaves `*at` there. Tables of an earlier image do not count in this one; their look-ups
- * are kept for where the same table comes again. */
-static int read_headers(Decoder *d, const uint8_t **at, const uint8_t *end) {
-    const uint8_t *p = *at;
-    uint32_t seen = 0; /* Huffman tables of this image */
-    d->n_components = d->jfif = 0, d->adobe = -1;
+/* Forgets the image before this one. Its tables do not count in this one; their look-ups are kept for where the same
+ * table comes again. */
+static void start_image(Decoder *d) {
+    d->n_components = d->jfif = 0, d->adobe = -1, d->seen = 0;
     memset(d->quant_known, 0, sizeof d->quant_known);
-    if (end - p < 4 || p[0] != 0xff || p[1] != 0xd8) return DECLINED;
-    for (p += 2; end - p >= 4;) {
+}
+
+/* Reads segments. DECODED: up to the scan, where `*at` then is; AT_END: all, and there was no scan. */
+static int read_segments(Decoder *d, const uint8_t **at, const uint8_t *end, int with_colour) {
+    const uint8_t *p = *at;
+    while (end - p >= 4) {
         int marker = p[1], size = p[2] << 8 | p[3], bad = 0;
         const uint8_t *body = p + 4, *next = p + 2 + size;
         if (p[0] != 0xff || size < 2 || end - p < 2 + size) return DECLINED;
         if (marker == 0xc4) {
-            bad = read_huffman(d, body, next, &seen);
+            bad = read_huffman(d, body, next);
         } else if (marker == 0xdb) {
             bad = read_quantisers(d, body, next);
         } else if (marker == 0xc0 || marker == 0xc1) {
             bad = d->n_components || read_frame(d, body, next);
         } else if (marker == 0xda) {
             *at = next;
-            return read_scan_header(d, body, next, seen);
-        } else if (marker == 0xe0 && size >= 16 && !memcmp(body, "JFIF", 5)) {
+            return read_scan_header(d, body, next);
+        } else if (marker == 0xe0 && with_colour && size >= 16 && !memcmp(body, "JFIF", 5)) {
             d->jfif = 1;
             bad = body[5] != 1; /* of a version that does not exist */
-        } else if (marker == 0xee && size >= 14 && !memcmp(body, "Adobe", 5)) {
+        } else if (marker == 0xee && with_colour && size >= 14 && !memcmp(body, "Adobe", 5)) {
             d->adobe = body[11];
         } else if (marker != 0xfe && (marker < 0xe0 || marker > 0xef)) {
             bad = 1; /* restart intervals, progressive and arithmetic frames, ... */
@@ -246,7 +249,23 @@ static int read_headers(Decoder *d, const uint8_t **at, const uint8_t *end) {
         if (bad) return DECLINED;
         p = next;
     }
-    return DECLINED;
+    return p == end ? AT_END : DECLINED;
+}
+
+/* The headers of an image, of which `prefix` takes the place of the first two bytes, if it is not empty. Where the
+ * image then begins with colour of its own, that could contradict and does not count. */
+static int read_headers(
+    Decoder *d, const uint8_t *prefix, size_t prefix_size, const uint8_t **at, const uint8_t *end
+) {
+    const uint8_t *p = *at;
+    start_image(d);
+    if (end - p < 4 || p[0] != 0xff || p[1] != 0xd8) return DECLINED;
+    *at = p + 2;
+    if (!prefix_size) return read_segments(d, at, end, 1);
+    if (prefix_size < 2) return DECLINED;
+    const uint8_t *of_prefix = prefix + 2;
+    if (read_segments(d, &of_prefix, prefix + prefix_size, 1) != AT_END) return DECLINED;
+    return read_segments(d, at, end, !(p[2] == 0xff && (p[3] == 0xe0 || p[3] == 0xee)));
 }
 
 /* 1: the components are Y, Cb, Cr; 0: they are what is wanted; -1: it is not plain (libjpeg's rules). */
@@ -676,17 +695,12 @@ static void to_rgb(const Decoder *d, int ycc, uint8_t *out) {
     }
 }
 
-/* Decode `n` bytes to (height / scale, width / scale, channels) at `out`.
- *
- * d: a context, of one thread at a time. channels: 1 or 3, what the caller wants. height_px, width_px: of the
- * image at full size, which must be those of the stream. scale: 1 or 2. Returns DECODED, DECLINED (then `out`
- * may be half written) or NO_MEMORY. */
-int jpeg_fast_decode(
-    Decoder *d, const uint8_t *data, size_t n, int channels, int height_px, int width_px, int scale, uint8_t *out
+static int decode(
+    Decoder *d, const uint8_t *prefix, size_t prefix_size, const uint8_t *data, size_t size, int channels,
+    int height_px, int width_px, int scale, uint8_t *out
 ) {
-    const uint8_t *at = data, *end = data + n;
-    if (scale != 1 && scale != 2) return DECLINED;
-    if (read_headers(d, &at, end)) return DECLINED;
+    const uint8_t *at = data, *end = data + size;
+    if (read_headers(d, prefix, prefix_size, &at, end)) return DECLINED;
     if (d->n_components != channels || d->height_px != height_px || d->width_px != width_px) return DECLINED;
     int ycc = is_ycc(d);
     if (ycc < 0) return DECLINED;
@@ -694,8 +708,24 @@ int jpeg_fast_decode(
     if (state) return state;
     if (at_least(&d->scan, &d->scan_size, (size_t)(end - at) + SCAN_PADDING)) return NO_MEMORY;
     if (at_least(&d->upsampled, &d->upsampled_size, 2 * MAX_SIDE_PX)) return NO_MEMORY;
-    ptrdiff_t size = copy_scan(d->scan, at, end);
-    if (size < 0 || read_scan(d, size)) return DECLINED;
+    ptrdiff_t scan_size = copy_scan(d->scan, at, end);
+    if (scan_size < 0 || read_scan(d, scan_size)) return DECLINED;
     to_rgb(d, ycc, out);
     return DECODED;
+}
+
+/* Decode `n` images of one size, each to (height / scale, width / scale, channels) at `out[i]`.
+ *
+ * d: a context, of one thread at a time. prefix: takes the place of the first two bytes of each image (see
+ * `jpeg_tiles`); empty for complete images. channels: 1 or 3, what the caller wants. height_px, width_px: at full
+ * size; images must say the same. scale: 1 or 2. states: DECODED, DECLINED (then `out[i]` may be half written) or
+ * NO_MEMORY of each. */
+void jpeg_fast_decode(
+    Decoder *d, const uint8_t *prefix, size_t prefix_size, size_t n, const uint8_t *const *data,
+    const size_t *sizes, int channels, int height_px, int width_px, int scale, uint8_t *const *out, uint8_t *states
+) {
+    for (size_t i = 0; i < n; i++)
+        states[i] = scale != 1 && scale != 2
+            ? DECLINED
+            : decode(d, prefix, prefix_size, data[i], sizes[i], channels, height_px, width_px, scale, out[i]);
 }

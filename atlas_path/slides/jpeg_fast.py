@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,12 +30,17 @@ def _load() -> ctypes.CDLL | None:
         return None
     library.jpeg_fast_new.restype = ctypes.c_void_p
     library.jpeg_fast_free.argtypes = [ctypes.c_void_p]
+    pointers = [ctypes.c_void_p] * 2
+    sizes = [ctypes.c_int] * 4
+    library.jpeg_fast_decode.restype = None
     library.jpeg_fast_decode.argtypes = [
         ctypes.c_void_p,
         ctypes.c_char_p,
         ctypes.c_size_t,
-        *[ctypes.c_int] * 4,
-        ctypes.c_void_p,
+        ctypes.c_size_t,
+        *pointers,
+        *sizes,
+        *pointers,
     ]
     return library
 
@@ -60,34 +66,60 @@ def available() -> bool:
 
 
 def decode_fast(
-    data: bytes, channels: int, height_px: int, width_px: int, scale: int, buffer: np.ndarray | None = None
-) -> np.ndarray | None:
-    """Pixels (height / scale, width / scale, channels) uint8 of a complete JPEG; None where it is declined.
+    images: Sequence[bytes | memoryview],
+    channels: int,
+    height_px: int,
+    width_px: int,
+    scale: int,
+    prefix: bytes = b"",
+    out: Sequence[np.ndarray] | None = None,
+) -> list[np.ndarray | None]:
+    """Pixels (height / scale, width / scale, channels) uint8 of JPEGs of one size; None for those declined.
 
     Args:
-        data: the stream, from SOI to EOI.
-        channels: 3 (RGB) or 1 (gray), of the stream and of the pixels.
+        images: streams from SOI to EOI.
+        channels: 3 (RGB) or 1 (gray), of the streams and of the pixels.
         height_px: height at full size.
         width_px: its width.
         scale: 1, 2, 4 or 8; 4 and 8 are declined.
-        buffer: bytes that the pixels are written to, at least as many as they are; new ones without it.
+        prefix: takes the place of each SOI, as in `jpeg_tiles.with_prefix`; nothing for complete streams.
+        out: contiguous arrays to write to, one each; new ones without it.
 
     Raises:
         MemoryError: there is none left.
     """
+    n = len(images)
     if _library is None or scale not in SCALES or height_px % scale or width_px % scale:
-        return None
-    shape = (height_px // scale, width_px // scale, channels)
-    if buffer is None:
-        pixels = np.empty(shape, np.uint8)
-    else:
-        pixels = buffer.reshape(-1)[: shape[0] * shape[1] * channels].reshape(shape)
+        return [None] * n
     if _context.pointer is None:
         raise MemoryError("no memory for a JPEG decoder")
-    address = pixels.__array_interface__["data"][0]
-    state = _library.jpeg_fast_decode(
-        _context.pointer, data, len(data), channels, height_px, width_px, scale, address
+    if out is None:
+        out = [np.empty((height_px // scale, width_px // scale, channels), np.uint8) for _ in range(n)]
+    states = bytearray(n)
+    _library.jpeg_fast_decode(
+        _context.pointer,
+        prefix,
+        len(prefix),
+        n,
+        (ctypes.c_void_p * n)(
+            *[_address(np.frombuffer(image, np.uint8)) if image else None for image in images]
+        ),
+        (ctypes.c_size_t * n)(*map(len, images)),
+        channels,
+        height_px,
+        width_px,
+        scale,
+        (ctypes.c_void_p * n)(*map(_address, out)),
+        (ctypes.c_uint8 * n).from_buffer(states),
     )
-    if state == _NO_MEMORY:
+    if _NO_MEMORY in states:
         raise MemoryError("no memory for a JPEG tile")
-    return pixels if state == _DECODED else None
+    return [pixels if state == _DECODED else None for pixels, state in zip(out, states, strict=True)]
+
+
+def _address(array: np.ndarray) -> int:
+    return int(array.__array_interface__["data"][0])
+
+
+def _address_of_bytes(data: bytes | memoryview) -> int | None:
+    return _address(np.frombuffer(data, np.uint8)) if data else None

@@ -18,6 +18,7 @@ import numpy as np
 
 from atlas_path.errors import UnreadableSlideError
 from atlas_path.slides.jpeg_decode import EOI, decode_strict
+from atlas_path.slides.jpeg_fast import decode_fast
 
 Colour = Literal["rgb", "ycbcr", "gray"]
 Subsampling = Literal["444", "422", "420", "440", "411", "gray"]
@@ -25,6 +26,8 @@ Subsampling = Literal["444", "422", "420", "440", "411", "gray"]
 Coded = bytes | memoryview
 RawTile = Coded | UnreadableSlideError | None
 """A tile's bytes; its damage; or None where none is stored."""
+Tile = np.ndarray | UnreadableSlideError | None
+"""The same, decoded."""
 
 SOI = b"\xff\xd8"
 DECODE_SCALES = (1, 2, 4, 8)
@@ -135,14 +138,28 @@ class JpegTiles:
         Raises:
             UnreadableSlideError: the tile is damaged; a decoder's warning counts as damage.
         """
-        return self.decode_raw(row, col, self.raw(row, col), scale)
+        (tile,) = self.decode_many([(row, col)], self.raw_many([(row, col)]), scale)
+        if isinstance(tile, UnreadableSlideError):
+            raise tile
+        return tile
 
-    def decode_raw(self, row: int, col: int, raw: RawTile, scale: int = 1) -> np.ndarray | None:
-        """Like `decode`, from what `raw_many` gave for this tile."""
-        if isinstance(raw, UnreadableSlideError):
-            raise raw
-        if raw is None:
-            return None
+    def decode_many(
+        self, at: Sequence[tuple[int, int]], raw: Sequence[RawTile], scale: int = 1
+    ) -> list[Tile]:
+        """The tiles at (row, col) from what `raw_many` gave for them; the error in place of damaged ones."""
+        found: list[Tile] = [one if isinstance(one, UnreadableSlideError) else None for one in raw]
+        coded = [(i, one) for i, one in enumerate(raw) if one and not isinstance(one, UnreadableSlideError)]
+        channels = 1 if self.colour == "gray" else 3
+        side_y, side_x = self.tile_height_px, self.tile_width_px
+        fast = decode_fast([one for _, one in coded], channels, side_y, side_x, scale, self.prefix)
+        for (i, one), pixels in zip(coded, fast, strict=True):
+            try:
+                found[i] = self._decode(*at[i], one, scale) if pixels is None else pixels
+            except UnreadableSlideError as damage:
+                found[i] = damage
+        return found
+
+    def _decode(self, row: int, col: int, raw: Coded, scale: int) -> np.ndarray:
         data = with_prefix(raw, self.prefix)
         space = "GRAY" if self.colour == "gray" else "RGB"
         try:

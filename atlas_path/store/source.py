@@ -18,7 +18,7 @@ from atlas_path.errors import SlideError
 from atlas_path.geometry import WINDOW_PX
 from atlas_path.slides.base import Slide
 from atlas_path.slides.colour import apply_icc_srgb
-from atlas_path.slides.jpeg_tiles import JpegTiles, RawTile
+from atlas_path.slides.jpeg_tiles import Tile
 from atlas_path.store.job import Job
 
 Tiles = dict[tuple[int, int], np.ndarray | None]  # by row and column
@@ -91,10 +91,11 @@ class BaseReader:
         raw = dict(zip(new, tiles.raw_many(new), strict=True))
         for col, overlaps in across.items():
             parts = list(itertools.product(down, overlaps))
-            for y, x in parts:
-                at = y.tile, x.tile
-                if at in raw:
-                    decoded[at] = self._tile_or_none(tiles, at, raw.pop(at), rows, cols)
+            here = [(y.tile, x.tile) for y, x in parts if (y.tile, x.tile) in raw]
+            for at, tile in zip(
+                here, tiles.decode_many(here, [raw.pop(at) for at in here], base.shrink), strict=True
+            ):
+                decoded[at] = self._tile_or_none(at, tile, rows, cols)
             whole = down[-1].to.stop == overlaps[-1].to.stop == WINDOW_PX
             only = decoded[down[0].tile, overlaps[0].tile]
             if whole and only is not None and tile_h == tile_w == WINDOW_PX:
@@ -107,22 +108,20 @@ class BaseReader:
                 window[y.to, x.to] = background if tile is None else tile[y.of, x.of]
             yield col, window
 
-    def _tile_or_none(
-        self, tiles: JpegTiles, at: tuple[int, int], raw: RawTile, rows: range, cols: range
-    ) -> np.ndarray | None:
+    def _tile_or_none(self, at: tuple[int, int], tile: Tile, rows: range, cols: range) -> np.ndarray | None:
         """The decoded tile; None where there is none, or where it is damaged: its pixels count as bad."""
-        base = self._job.base
-        try:
-            return tiles.decode_raw(*at, raw, base.shrink)
-        except SlideError:
-            tile_h, tile_w = tiles.tile_height_px // base.shrink, tiles.tile_width_px // base.shrink
-            self._add_bad(
-                max(at[0] * tile_h, rows.start * WINDOW_PX),
-                max(at[1] * tile_w, cols.start * WINDOW_PX),
-                min((at[0] + 1) * tile_h, base.height_px, rows.stop * WINDOW_PX),
-                min((at[1] + 1) * tile_w, base.width_px, cols.stop * WINDOW_PX),
-            )
-            return None
+        if not isinstance(tile, SlideError):
+            return tile
+        tiles, base = self._tiles, self._job.base
+        assert tiles is not None
+        tile_h, tile_w = tiles.tile_height_px // base.shrink, tiles.tile_width_px // base.shrink
+        self._add_bad(
+            max(at[0] * tile_h, rows.start * WINDOW_PX),
+            max(at[1] * tile_w, cols.start * WINDOW_PX),
+            min((at[0] + 1) * tile_h, base.height_px, rows.stop * WINDOW_PX),
+            min((at[1] + 1) * tile_w, base.width_px, cols.stop * WINDOW_PX),
+        )
+        return None
 
     def _windows_of_regions(
         self, rows: range, cols: range

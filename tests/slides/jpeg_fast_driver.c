@@ -17,7 +17,11 @@ int main(int argc, char **argv) {
         if (fread(data, 1, record[3], file) != record[3]) return 2;
         for (int scale = 1; scale <= 2; scale++, all++) {
             uint8_t *out = malloc((size_t)(record[0] / scale) * (record[1] / scale) * record[2]);
-            decoded += !jpeg_fast_decode(d, data, record[3], record[2], record[0], record[1], scale, out);
+            const uint8_t *images[] = {data};
+            const size_t sizes[] = {record[3]};
+            uint8_t *outs[] = {out}, state;
+            jpeg_fast_decode(d, NULL, 0, 1, images, sizes, record[2], record[0], record[1], scale, outs, &state);
+            decoded += state == DECODED;
             free(out);
         }
         free(data);
