@@ -125,7 +125,7 @@ def _aligned(n_bytes: int) -> memoryview:
     """A page-aligned buffer of at least this size, kept by the thread."""
     buffer: mmap.mmap | None = getattr(_local, "buffer", None)
     if buffer is None or len(buffer) < n_bytes:
-        buffer = _local.buffer = mmap.mmap(-1, n_bytes)
+        buffer = _local.buffer = mmap.mmap(-1, n_bytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if hasattr(mmap, "MADV_HUGEPAGE"):
             buffer.madvise(mmap.MADV_HUGEPAGE)
     return memoryview(buffer)
