@@ -21,7 +21,23 @@ _PADDED = "extraneous bytes before marker 0xd9"
 _HARMLESS = "Invalid SOS parameters for sequential JPEG"
 
 
-def decode_strict(
+def decode_strict(data: bytes, colour_space: str, height_px: int, width_px: int) -> np.ndarray:
+    """Pixels (height, width, 3 or 1) of a complete JPEG, by the faster decoder that takes it.
+
+    Args:
+        data: the stream, from SOI to EOI.
+        colour_space: 'RGB' or 'GRAY', of the pixels.
+        height_px: height of the image.
+        width_px: its width.
+
+    Raises:
+        ValueError: damaged, or of another size.
+    """
+    (fast,) = decode_fast([data], 1 if colour_space == "GRAY" else 3, height_px, width_px, 1)
+    return decode_by_libjpeg(data, colour_space, height_px, width_px) if fast is None else fast
+
+
+def decode_by_libjpeg(
     data: bytes,
     colour_space: str,
     height_px: int,
@@ -43,11 +59,6 @@ def decode_strict(
         ValueError: damaged, or of another size.
     """
     height, width = -(-height_px // scale), -(-width_px // scale)
-    channels = 1 if colour_space == "GRAY" else 3
-    out = None if buffer is None else [buffer[: height * width * channels].reshape(height, width, channels)]
-    (fast,) = decode_fast([data], channels, height_px, width_px, scale, out=out)
-    if fast is not None:
-        return fast
     at_least = (height, width) if scale > 1 else (0, 0)
     try:
         pixels = simplejpeg.decode_jpeg(

@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 
 from atlas_path.errors import UnreadableSlideError
-from atlas_path.slides.jpeg_decode import EOI, decode_strict
+from atlas_path.slides.jpeg_decode import EOI, decode_by_libjpeg
 from atlas_path.slides.jpeg_fast import decode_fast
 
 Colour = Literal["rgb", "ycbcr", "gray"]
@@ -154,16 +154,16 @@ class JpegTiles:
         fast = decode_fast([one for _, one in coded], channels, side_y, side_x, scale, self.prefix)
         for (i, one), pixels in zip(coded, fast, strict=True):
             try:
-                found[i] = self._decode(*at[i], one, scale) if pixels is None else pixels
+                found[i] = self._by_libjpeg(*at[i], one, scale) if pixels is None else pixels
             except UnreadableSlideError as damage:
                 found[i] = damage
         return found
 
-    def _decode(self, row: int, col: int, raw: Coded, scale: int) -> np.ndarray:
+    def _by_libjpeg(self, row: int, col: int, raw: Coded, scale: int) -> np.ndarray:
         data = with_prefix(raw, self.prefix)
         space = "GRAY" if self.colour == "gray" else "RGB"
         try:
-            return decode_strict(data, space, self.tile_height_px, self.tile_width_px, scale)
+            return decode_by_libjpeg(data, space, self.tile_height_px, self.tile_width_px, scale)
         except ValueError as error:
             raise self._damage(row, col, f"does not decode ({error})") from error
 

@@ -8,6 +8,7 @@ exactly the bytes of the slide, and prefix + chunk[2:] is a JPEG that every deco
 from __future__ import annotations
 
 import base64
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,8 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from atlas_path.slides.jpeg_decode import decode_strict
+from atlas_path.slides.jpeg_decode import decode_by_libjpeg
+from atlas_path.slides.jpeg_fast import decode_fast
 from atlas_path.slides.jpeg_tiles import Coded, with_prefix
 
 CODEC_NAME = "atlas_path.jpeg"
@@ -94,8 +96,15 @@ class Jpeg:
         Raises:
             ValueError: damaged; a warning of the decoder counts.
         """
+        out = None
+        if buffer is not None:
+            shape = (height_px // scale, width_px // scale, self.channels)
+            out = [buffer[: math.prod(shape)].reshape(shape)]
+        (fast,) = decode_fast([payload], self.channels, height_px, width_px, scale, self.prefix, out)
+        if fast is not None:
+            return fast
         data = with_prefix(payload, self.prefix)
-        return decode_strict(data, self._space, height_px, width_px, scale, buffer)
+        return decode_by_libjpeg(data, self._space, height_px, width_px, scale, buffer)
 
     @property
     def _space(self) -> str:
