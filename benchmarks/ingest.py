@@ -11,10 +11,12 @@ open call to the last byte on disk (ours are fsynced; libvips' are not). All var
 after the other, so that other load on the machine meets all of them; CPU seconds used by others are recorded.
 
 20x: the slide as it is (0.499 um/px). 40x: the same pixels taken as 0.25 um/px and brought to 0.5.
-    floor            every tile decoded (40x: at half size) on all cores, result thrown away
+    floor            every tile decoded (40x: at half size) on all cores, result thrown away; floor_libjpeg by
+                     libjpeg-turbo instead of this project's decoder
     vips             tiffsave, pyramid, tiled, JPEG Q89 (40x: shrunk 2x before)
     openslide_naive  OpenSlide read_region, zarr-python chunks, 2x numpy means, one thread (fewer repetitions)
-    portable         default store, lz4; also zstd, and with background kept (--tissue none)
+    portable         default store, lz4; also zstd, with background kept (--tissue none), and decoded by
+                     libjpeg-turbo
     compact          --codec jpeg; at 40x the tiles are copied, too, and 0.5 um/px is answered on reading by a
                      half-size decode; compact_recoded (--recode) encodes 0.5 um/px anew
     j2k              a JPEG 2000 slide against its decoder
@@ -48,8 +50,10 @@ NAIVE_REPS = 1
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "20x": {
         "floor": {"engine": "floor", "shrink": 1},
+        "floor_libjpeg": {"engine": "floor", "shrink": 1, "libjpeg": True},
         "vips": {"engine": "vips", "shrink": 1},
         "portable_lz4": {"engine": "store"},
+        "portable_libjpeg": {"engine": "store", "libjpeg": True},
         "portable_zstd": {"engine": "store", "codec": "zstd"},
         "portable_lz4_all": {"engine": "store", "tissue": "none"},
         "compact": {"engine": "store", "codec": "jpeg"},
@@ -59,8 +63,10 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "40x": {
         "floor": {"engine": "floor", "shrink": 2},
+        "floor_libjpeg": {"engine": "floor", "shrink": 2, "libjpeg": True},
         "vips": {"engine": "vips", "shrink": 2},
         "portable_lz4": {"engine": "store", "given": 0.25},
+        "portable_libjpeg": {"engine": "store", "given": 0.25, "libjpeg": True},
         "portable_lz4_all": {"engine": "store", "given": 0.25, "tissue": "none"},
         "compact": {"engine": "store", "given": 0.25, "codec": "jpeg"},
         "compact_recoded": {"engine": "store", "given": 0.25, "codec": "jpeg", "recode": True},
@@ -188,6 +194,8 @@ def in_process(job: dict[str, Any]) -> dict[str, Any]:
 
 def run_one(job: dict[str, Any]) -> dict[str, Any]:
     """Warm up, then measure one conversion in this process."""
+    if job.get("libjpeg"):
+        os.environ["ATLAS_PATH_JPEG"] = "libjpeg"
     engine: Callable[[dict[str, Any], Path, Path], float] = ENGINES[job["engine"]]
     scratch, slide = Path(job["scratch"]), Path(job["slide"])
     engine(job, warm_up_slide(slide, scratch), scratch / "out_warm")
