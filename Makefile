@@ -10,7 +10,7 @@ DEMO ?= demo
 
 setup: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml hatch_build.py atlas_path/slides/jpeg_fast.c $(CONSTRAINTS)
+$(VENV)/.installed: pyproject.toml hatch_build.py $(wildcard atlas_path/slides/jpeg_c/*) $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[dev]'
 	touch $@

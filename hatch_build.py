@@ -1,4 +1,4 @@
-"""Compiles the JPEG decoder (`atlas_path/slides/jpeg_fast.c`) for a wheel or an editable installation.
+"""Compiles the JPEG decoder (`atlas_path/slides/jpeg_c`) for a wheel or an editable installation.
 
 There need not be a compiler: without one the package is pure Python and decodes with libjpeg-turbo alone.
 """
@@ -14,7 +14,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SOURCE, LIBRARY = "atlas_path/slides/jpeg_fast.c", "atlas_path/slides/_jpeg_fast.so"
+SOURCE, LIBRARY = "atlas_path/slides/jpeg_c/jpeg_fast.c", "atlas_path/slides/_jpeg_fast.so"
 FLAGS = ("-O3", "-fwrapv", "-fPIC", "-shared", "-Wno-psabi")
 
 

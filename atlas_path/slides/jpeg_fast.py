@@ -1,4 +1,4 @@
-"""JPEG tiles to pixels by this project's own decoder (`jpeg_fast.c`), where it was compiled and fits.
+"""JPEG tiles to pixels by this project's own decoder (`jpeg_c/`), where it was compiled and fits.
 
 It takes plain baseline streams at full or half size, gives exactly libjpeg-turbo's pixels, and takes about
 two thirds of its time. All others, and every stream that is not perfect, it declines: `jpeg_decode` then asks

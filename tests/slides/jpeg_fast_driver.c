@@ -2,7 +2,7 @@
  * little-endian 32-bit numbers) and a stream. Input and output are allocated to the byte, so that any access beyond
  * them is seen. Prints how many were decoded. */
 
-#include "../../atlas_path/slides/jpeg_fast.c"
+#include "../../atlas_path/slides/jpeg_c/jpeg_fast.c"
 
 #include <stdio.h>
 
