@@ -5,42 +5,26 @@
 
 #include "decoder.h"
 
-/* Chroma of twice the width by the triangle filter: of each pair, the nearer counts three quarters. */
-INLINE void widen(const uint8_t *restrict from, int n, uint8_t *restrict to) {
-    to[0] = from[0], to[1] = (from[0] * 3 + from[1] + 2) >> 2;
-    for (int x = 1; x < n - 1; x++) {
-        to[2 * x] = (from[x] * 3 + from[x - 1] + 1) >> 2;
-        to[2 * x + 1] = (from[x] * 3 + from[x + 1] + 2) >> 2;
-    }
-    to[2 * n - 2] = (from[n - 1] * 3 + from[n - 2] + 1) >> 2, to[2 * n - 1] = from[n - 1];
-}
+INLINE uint8_t clamp(int16_t x) { return x < 0 ? 0 : x > 255 ? 255 : x; }
 
-/* The same in both directions, from the nearer and the farther row. */
-INLINE void widen_between(
-    const uint8_t *restrict near, const uint8_t *restrict far, int n, uint8_t *restrict to
-) {
-    int before = near[0] * 3 + far[0], here = before, after = near[1] * 3 + far[1];
-    to[0] = (here * 4 + 8) >> 4, to[1] = (here * 3 + after + 7) >> 4;
-    for (int x = 1; x < n - 1; x++) {
-        before = near[x - 1] * 3 + far[x - 1], here = near[x] * 3 + far[x], after = near[x + 1] * 3 + far[x + 1];
-        to[2 * x] = (here * 3 + before + 8) >> 4;
-        to[2 * x + 1] = (here * 3 + after + 7) >> 4;
-    }
-    before = near[n - 2] * 3 + far[n - 2], here = near[n - 1] * 3 + far[n - 1];
-    to[2 * n - 2] = (here * 3 + before + 8) >> 4, to[2 * n - 1] = (here * 4 + 7) >> 4;
-}
+/* The upper half of a product, which is one instruction for many. */
+INLINE int16_t upper(int16_t x, int16_t factor) { return (int16_t)(((int32_t)x * factor) >> 16); }
 
-INLINE uint8_t clamp(int x) { return x < 0 ? 0 : x > 255 ? 255 : x; }
-
+/* ITU-R BT.601 with 16-bit constants, rounded as libjpeg rounds: half of twice as much, plus a half. Each colour goes
+ * to a row of its own, which compilers vectorise best. */
 INLINE void rgb_of_ycc(
     const uint8_t *restrict luma, const uint8_t *restrict blue, const uint8_t *restrict red, int n,
-    uint8_t *restrict out
-) { /* ITU-R BT.601, 16-bit constants */
+    uint8_t *restrict r, uint8_t *restrict g, uint8_t *restrict b
+) {
     for (int x = 0; x < n; x++) {
-        int y = luma[x], cb = blue[x] - 128, cr = red[x] - 128;
-        out[3 * x] = clamp(y + ((91881 * cr + 32768) >> 16));
-        out[3 * x + 1] = clamp(y + ((-22554 * cb - 46802 * cr + 32768) >> 16));
-        out[3 * x + 2] = clamp(y + ((116130 * cb + 32768) >> 16));
+        int16_t y = luma[x], cb = blue[x] - 128, cr = red[x] - 128;
+        r[x] = clamp((int16_t)(y + cr + (int16_t)((int16_t)(upper(2 * cr, 26345) + 1) >> 1)));
+        b[x] = clamp((int16_t)(y + 2 * cb + (int16_t)((int16_t)(upper(2 * cb, -14942) + 1) >> 1)));
+    }
+    for (int x = 0; x < n; x++) {
+        int16_t cb = blue[x] - 128, cr = red[x] - 128;
+        int32_t both = (int32_t)cb * -22554 + (int32_t)cr * (65536 - 46802) + 32768;
+        g[x] = clamp((int16_t)(luma[x] - cr + (both >> 16)));
     }
 }
 
@@ -69,37 +53,21 @@ INLINE void interleave(const uint8_t *a, const uint8_t *b, const uint8_t *c, int
     for (; x < n; x++) out[3 * x] = a[x], out[3 * x + 1] = b[x], out[3 * x + 2] = c[x];
 }
 
-/* The pixels of row y of a component at the size of the first one. */
-INLINE const uint8_t *row_of(const Component *c, const Component *first, int y, uint8_t *spare) {
-    if (c->width_px == first->width_px) return c->plane + (size_t)y * c->plane_stride;
-    if (c->height_px == first->height_px) {
-        widen(c->plane + (size_t)y * c->plane_stride, c->width_px, spare);
-        return spare;
-    }
-    int near = y / 2, far = y % 2 ? near + 1 : near - 1;
-    far = far < 0 ? 0 : far >= c->height_px ? c->height_px - 1 : far;
-    widen_between(
-        c->plane + (size_t)near * c->plane_stride, c->plane + (size_t)far * c->plane_stride, c->width_px, spare
-    );
-    return spare;
-}
-
 BEST_OF_CPU
 static void to_rgb(const Decoder *d, int ycc, uint8_t *out) {
     const Component *c = d->component;
-    int width = c[0].width_px;
-    for (int y = 0; y < c[0].height_px; y++, out += (size_t)width * d->n_components) {
-        const uint8_t *first = c[0].plane + (size_t)y * c[0].plane_stride;
+    uint8_t *red = d->rows, *green = red + MAX_SIDE_PX, *blue = green + MAX_SIDE_PX;
+    int height = d->height_px / 8 * d->block_px, n = d->blocks * d->block_px;
+    for (int y = 0; y < height; y++, out += (size_t)n * d->n_components) {
+        size_t at = (size_t)y * d->stride * d->block_px;
         if (d->n_components == 1) {
-            memcpy(out, first, width);
-            continue;
+            memcpy(out, c[0].plane + at, n);
+        } else if (ycc) {
+            rgb_of_ycc(c[0].plane + at, c[1].plane + at, c[2].plane + at, n, red, green, blue);
+            interleave(red, green, blue, n, out);
+        } else {
+            interleave(c[0].plane + at, c[1].plane + at, c[2].plane + at, n, out);
         }
-        const uint8_t *second = row_of(&c[1], &c[0], y, d->upsampled);
-        const uint8_t *third = row_of(&c[2], &c[0], y, d->upsampled + MAX_SIDE_PX);
-        if (ycc)
-            rgb_of_ycc(first, second, third, width, out);
-        else
-            interleave(first, second, third, width, out);
     }
 }
 

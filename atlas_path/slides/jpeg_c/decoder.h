@@ -60,13 +60,10 @@ typedef struct {
 } Table;
 
 typedef struct {
-    int id, across, down, quant, dc, ac; /* sampling factors, numbers of tables */
-    int block_px;                        /* side of a decoded block: 8, or 4 at half size */
-    int blocks, stride;                  /* in a row of blocks: real ones, and with padding to whole vectors */
-    uint8_t last[2][MAX_SIDE_PX / 8 + LANES]; /* (down, stride): the last of each block that is not 0 */
-    int16_t *coefficients;               /* (down, 65, stride): frequency by frequency, the last is thrown away */
-    uint8_t *plane;
-    int plane_stride, width_px, height_px;
+    int id, sampling, quant, dc, ac; /* sampling factors, numbers of tables */
+    int16_t *coefficients;           /* (65, stride) of a row of blocks: by frequency, the last is thrown away */
+    uint8_t last[MAX_SIDE_PX / 8];   /* of each of its blocks: the last coefficient that is not 0 */
+    uint8_t *plane;                  /* (height, width), rows padded to `stride` blocks */
 } Component;
 
 typedef struct {
@@ -75,11 +72,13 @@ typedef struct {
     uint8_t quant[4][64];
     int quant_known[4];
     Component component[3];
-    int n_components, height_px, width_px;
+    int n_components, height_px, width_px; /* at full size */
+    int block_px;       /* side of a decoded block: 8, or 4 at half size */
+    int blocks, stride; /* in a row of blocks: real ones, and with padding to whole vectors */
     int jfif, adobe; /* adobe: -1 not seen, else its transform */
-    uint8_t *scan, *planes, *upsampled;
+    uint8_t *scan, *planes, *rows; /* rows: one of each colour */
     int16_t *coefficients;
-    size_t scan_size, planes_size, coefficients_size, upsampled_size;
+    size_t scan_size, planes_size, coefficients_size, rows_size;
 } Decoder;
 
 /* Where coefficient k of the zigzag lies in a block. */

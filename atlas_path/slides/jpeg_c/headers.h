@@ -83,7 +83,7 @@ static int read_frame(Decoder *d, const uint8_t *at, const uint8_t *end) {
     if ((d->n_components != 1 && d->n_components != 3) || end - at != 6 + 3 * d->n_components) return DECLINED;
     for (int c = 0; c < d->n_components; c++) {
         const uint8_t *of = at + 6 + 3 * c;
-        d->component[c] = (Component){.id = of[0], .across = of[1] >> 4, .down = of[1] & 15, .quant = of[2]};
+        d->component[c] = (Component){.id = of[0], .sampling = of[1], .quant = of[2]};
         if (of[2] > 3) return DECLINED;
     }
     return DECODED;

@@ -6,11 +6,11 @@
  * blocks, so that the inverse transform runs over eight blocks at a time without a shuffle.
  *
  * What this decoder takes: ITU-T T.81 sequential DCT, 8 bit, Huffman, one scan, no restart markers, gray or three
- * components at 4:4:4, 4:2:2 or 4:2:0, sides that are whole MCUs; at full or half size. Everything else, and
- * everything that is not a perfect stream (a code that does not exist, bits left over or missing, a marker in
- * between), it declines, and the caller asks libjpeg-turbo, which says what is wrong. So damage is judged
- * in one place. The inverse transforms are those of Loeffler, Ligtenberg and Moschytz (ICASSP 1989) with 13-bit
- * constants, chroma is interpolated by the triangle filter, as in libjpeg, which makes the pixels equal to its own.
+ * components at 4:4:4, sides that are whole blocks; at full or half size. Everything else (of subsampled chroma
+ * libjpeg-turbo is as fast), and everything that is not a perfect stream (a code that does not exist, bits left
+ * over or missing, a marker in between), it declines, and the caller asks libjpeg-turbo, which says what is wrong.
+ * So damage is judged in one place. The inverse transforms are those of Loeffler, Ligtenberg and Moschytz (ICASSP
+ * 1989) with 13-bit constants, as in libjpeg, which makes the pixels equal to its own.
  *
  * Memory: every read is inside `data` or the padded copy of the scan, every write inside the buffers of the
  * context, whatever the bytes say. tests/slides/test_jpeg_fast.py damages streams, under sanitizers, too.
@@ -27,7 +27,7 @@ void jpeg_fast_free(Decoder *d) {
     if (d) {
         free(d->scan);
         free(d->planes);
-        free(d->upsampled);
+        free(d->rows);
         free(d->coefficients);
         free(d);
     }
@@ -42,69 +42,45 @@ static int at_least(void *buffer, size_t *size, size_t wanted) {
     return DECODED;
 }
 
-/* Layout of all components: sizes, and their parts of the buffers. */
+/* Sizes, and the components' parts of the buffers. */
 static int lay_out(Decoder *d, int scale) {
-    Component *parts = d->component;
-    int n = d->n_components, across = n == 1 ? 1 : parts[0].across, down = n == 1 ? 1 : parts[0].down;
-    if (across < 1 || across > 2 || down < 1 || down > across) return DECLINED;
-    for (int c = n == 1 ? 0 : 1; c < n; c++)
-        if (parts[c].across != 1 || parts[c].down != 1) return DECLINED;
-    if (d->width_px % (8 * across) || d->height_px % (8 * down)) return DECLINED;
-    if (!d->width_px || !d->height_px || d->width_px > MAX_SIDE_PX || d->height_px > MAX_SIDE_PX) return DECLINED;
-
-    size_t coefficients = 0, planes = 0;
-    for (int c = 0; c < n; c++) {
-        Component *p = &parts[c];
-        p->blocks = d->width_px / 8 * p->across / across;
-        p->stride = (p->blocks + LANES - 1) / LANES * LANES;
-        p->block_px = 8 / scale;
-        if (scale == 2 && c && across == 2 && down == 2) p->block_px = 8; /* already half: no reduced transform */
-        p->width_px = p->blocks * p->block_px;
-        p->height_px = d->height_px / 8 * p->down / down * p->block_px;
-        p->plane_stride = p->stride * p->block_px;
-        coefficients += (size_t)p->stride * 65 * p->down;
-        planes += (size_t)p->plane_stride * p->height_px;
-    }
-    if (at_least(&d->coefficients, &d->coefficients_size, coefficients * sizeof(int16_t))) return NO_MEMORY;
-    if (at_least(&d->planes, &d->planes_size, planes)) return NO_MEMORY;
-    coefficients = planes = 0;
-    for (int c = 0; c < n; c++) {
-        Component *p = &parts[c];
-        p->coefficients = d->coefficients + coefficients, p->plane = d->planes + planes;
-        coefficients += (size_t)p->stride * 65 * p->down;
-        planes += (size_t)p->plane_stride * p->height_px;
+    for (int c = 0; c < d->n_components; c++)
+        if (d->component[c].sampling != 0x11) return DECLINED;
+    if (!d->width_px || !d->height_px || d->width_px % 8 || d->height_px % 8) return DECLINED;
+    if (d->width_px > MAX_SIDE_PX || d->height_px > MAX_SIDE_PX) return DECLINED;
+    d->block_px = 8 / scale, d->blocks = d->width_px / 8;
+    d->stride = (d->blocks + LANES - 1) / LANES * LANES;
+    size_t coefficients = (size_t)65 * d->stride;
+    size_t plane = (size_t)d->height_px / 8 * d->block_px * d->stride * d->block_px;
+    if (at_least(&d->coefficients, &d->coefficients_size, 3 * coefficients * sizeof(int16_t))) return NO_MEMORY;
+    if (at_least(&d->planes, &d->planes_size, 3 * plane)) return NO_MEMORY;
+    if (at_least(&d->rows, &d->rows_size, 3 * MAX_SIDE_PX)) return NO_MEMORY;
+    for (int c = 0; c < d->n_components; c++) {
+        d->component[c].coefficients = d->coefficients + c * coefficients;
+        d->component[c].plane = d->planes + c * plane;
     }
     return DECODED;
 }
 
 BEST_OF_CPU
 static int read_scan(Decoder *d, ptrdiff_t size) {
-    int32_t places[3][PLACES];
+    int32_t place[PLACES];
     int before[3] = {0, 0, 0}, n = d->n_components;
-    Component *parts = d->component;
     Bits bits = {d->scan, 0, 0};
-    for (int c = 0; c < n; c++)
-        for (int k = 0; k < PLACES; k++) places[c][k] = (k <= LAST ? zigzag[k] : 64) * parts[c].stride;
-    int mcu_rows = d->height_px / 8 / parts[0].down, mcus = parts[0].blocks / parts[0].across;
-    for (int row = 0; row < mcu_rows; row++) {
-        for (int c = 0; c < n; c++)
-            memset(parts[c].coefficients, 0, (size_t)parts[c].down * 65 * parts[c].stride * sizeof(int16_t));
-        for (int mcu = 0; mcu < mcus; mcu++) {
+    for (int k = 0; k < PLACES; k++) place[k] = (k <= LAST ? zigzag[k] : 64) * d->stride;
+    for (int row = 0; row < d->height_px / 8; row++) {
+        memset(d->coefficients, 0, (size_t)n * 65 * d->stride * sizeof(int16_t));
+        for (int block = 0; block < d->blocks; block++) {
             for (int c = 0; c < n; c++) {
-                Component *p = &parts[c];
+                Component *p = &d->component[c];
                 const Table *dc = &d->dc[p->dc], *ac = &d->ac[p->ac];
-                for (int y = 0; y < p->down; y++) {
-                    int16_t *to = p->coefficients + (size_t)y * 65 * p->stride + mcu * p->across;
-                    uint8_t *last = p->last[y] + mcu * p->across;
-                    for (int x = 0; x < p->across; x++)
-                        if (read_block(&bits, dc, ac, &before[c], to + x, places[c], last + x)) return DECLINED;
-                }
+                if (read_block(&bits, dc, ac, &before[c], p->coefficients + block, place, &p->last[block]))
+                    return DECLINED;
             }
             if (bits.next > d->scan + size + 8) return DECLINED;
         }
         for (int c = 0; c < n; c++)
-            for (int y = 0; y < parts[c].down; y++)
-                if (row_to_pixels(&parts[c], d->quant[parts[c].quant], row * parts[c].down + y)) return DECLINED;
+            if (row_to_pixels(d, &d->component[c], row)) return DECLINED;
     }
     int64_t left = 8 * (int64_t)(d->scan + size - bits.next) + bits.n_bits;
     return left >= 0 && left < 8 ? DECODED : DECLINED; /* only what fills up the last byte */
@@ -122,7 +98,6 @@ static int decode(
     int state = lay_out(d, scale);
     if (state) return state;
     if (at_least(&d->scan, &d->scan_size, (size_t)(end - at) + SCAN_PADDING)) return NO_MEMORY;
-    if (at_least(&d->upsampled, &d->upsampled_size, 2 * MAX_SIDE_PX)) return NO_MEMORY;
     ptrdiff_t scan_size = copy_scan(d->scan, at, end);
     if (scan_size < 0 || read_scan(d, scan_size)) return DECLINED;
     to_rgb(d, ycc, out);

@@ -114,26 +114,26 @@ INLINE Lanes flat_pixels(const int16_t *from, const uint8_t *quant, int block_px
 }
 
 /* A row of blocks of one component to its plane. */
-INLINE int row_to_pixels(const Component *c, const uint8_t *quant, int row) {
-    const int16_t *from = c->coefficients + (size_t)(row % c->down) * 65 * c->stride;
-    uint8_t *to = c->plane + (size_t)row * c->block_px * c->plane_stride;
-    const uint8_t *ends = c->last[row % c->down];
+INLINE int row_to_pixels(const Decoder *d, const Component *c, int row) {
+    const uint8_t *quant = d->quant[c->quant];
+    const int16_t *from = c->coefficients;
+    int to_stride = d->stride * d->block_px, any = 0;
+    uint8_t *to = c->plane + (size_t)row * d->block_px * to_stride;
     Lanes extreme = {};
-    for (int block = 0; block < c->stride; block += LANES, from += LANES, to += LANES * c->block_px) {
+    for (int block = 0; block < d->stride; block += LANES, from += LANES, to += LANES * d->block_px) {
         int last = 0;
-        for (int i = block; i < block + LANES; i++) last = ends[i] > last ? ends[i] : last;
+        for (int i = block; i < block + LANES; i++) last = c->last[i] > last ? c->last[i] : last;
         if (!last)
-            extreme |= flat_pixels(from, quant, c->block_px, to, c->plane_stride);
-        else if (c->block_px == 8 && last <= LAST_OF_CORNER)
-            extreme |= pixels_8(from, c->stride, quant, 4, to, c->plane_stride);
-        else if (c->block_px == 8)
-            extreme |= pixels_8(from, c->stride, quant, 8, to, c->plane_stride);
+            extreme |= flat_pixels(from, quant, d->block_px, to, to_stride);
+        else if (d->block_px == 8 && last <= LAST_OF_CORNER)
+            extreme |= pixels_8(from, d->stride, quant, 4, to, to_stride);
+        else if (d->block_px == 8)
+            extreme |= pixels_8(from, d->stride, quant, 8, to, to_stride);
         else if (last <= LAST_OF_CORNER)
-            extreme |= pixels_4(from, c->stride, quant, 4, to, c->plane_stride);
+            extreme |= pixels_4(from, d->stride, quant, 4, to, to_stride);
         else
-            extreme |= pixels_4(from, c->stride, quant, 8, to, c->plane_stride);
+            extreme |= pixels_4(from, d->stride, quant, 8, to, to_stride);
     }
-    int any = 0;
     for (int i = 0; i < LANES; i++) any |= extreme[i];
     return any ? DECLINED : DECODED;
 }
