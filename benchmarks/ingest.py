@@ -84,6 +84,7 @@ def main() -> None:
     )
     parser.add_argument("--size", default="40000x30000", help="WIDTHxHEIGHT of the slide")
     parser.add_argument("--tissue", default="0.4", help="fraction of tissue of the slide")
+    parser.add_argument("--color", default="rgb", help="of the slide's JPEG tiles: rgb, ycc422 or ycc420")
     parser.add_argument("--reps", type=int, default=5)
     parser.add_argument("--groups", default="20x,40x,j2k")
     parser.add_argument("--variants", help="only these, separated by commas")
@@ -110,7 +111,7 @@ def main() -> None:
 def compare(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     """All variants, `reps` times, interleaved."""
     slide = scratch / "slide.svs"
-    make_slide(slide, arguments.size, arguments.tissue)
+    make_slide(slide, arguments.size, arguments.tissue, arguments.color)
     inputs = {"20x": slide, "40x": slide}
     groups = arguments.groups.split(",")
     if "j2k" in groups:
@@ -123,12 +124,14 @@ def compare(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
                     continue
                 if arguments.variants and name not in arguments.variants.split(","):
                     continue
-                result = in_process({**variant, "slide": str(inputs[group]), "scratch": str(scratch)})
+                job = {"slide": str(inputs[group]), "scratch": str(scratch), "color": arguments.color}
+                result = in_process({**variant, **job})
                 runs.append({"group": group, "variant": name, "rep": rep, **result})
                 print(
                     group, name, rep, {k: result[k] for k in ("wall_s", "cpu_s", "other_cpu_s")}, flush=True
                 )
-    return {"size": arguments.size, "tissue": arguments.tissue, "table": table(runs), "runs": runs}
+    slide_is = {"size": arguments.size, "tissue": arguments.tissue, "color": arguments.color}
+    return {**slide_is, "table": table(runs), "runs": runs}
 
 
 def table(runs: list[dict[str, Any]]) -> list[str]:
@@ -198,7 +201,7 @@ def run_one(job: dict[str, Any]) -> dict[str, Any]:
         os.environ["ATLAS_PATH_JPEG"] = "libjpeg"
     engine: Callable[[dict[str, Any], Path, Path], float] = ENGINES[job["engine"]]
     scratch, slide = Path(job["scratch"]), Path(job["slide"])
-    engine(job, warm_up_slide(slide, scratch), scratch / "out_warm")
+    engine(job, warm_up_slide(slide, scratch, job.get("color", "rgb")), scratch / "out_warm")
     out = scratch / "out"
     started, cpu = time.perf_counter(), time.process_time()
     mpix = engine(job, slide, out)
@@ -322,12 +325,13 @@ ENGINES: dict[str, Callable[[dict[str, Any], Path, Path], float]] = {
 }
 
 
-def make_slide(path: Path, size: str, tissue: str) -> None:
-    """An Aperio-like slide of real compressed tiles, by the shared generator."""
+def make_slide(path: Path, size: str, tissue: str, color: str = "rgb") -> None:
+    """An Aperio-like slide of real tiles, by the shared generator: as they are (rgb) or encoded anew."""
     generator = SHARED / "tools/make_gigaslide.py"
     if not generator.is_file():
         sys.exit(f"{generator} is not here: set ATLAS_PATH_SHARED")
     command = [sys.executable, str(generator), "--size", size, "--tissue", tissue, "--out", str(path)]
+    command += ["--color", color]
     subprocess.run(command, check=True, capture_output=True)
 
 
@@ -355,12 +359,12 @@ def make_j2k(path: Path, copies: int = 3) -> Path:
     return path
 
 
-def warm_up_slide(slide: Path, scratch: Path) -> Path:
+def warm_up_slide(slide: Path, scratch: Path, color: str = "rgb") -> Path:
     """A smaller slide of the same kind, made once."""
     small = scratch / f"warm_{slide.name}"
     if not small.exists():
         if slide.suffix == ".svs":
-            make_slide(small, "9600x9600", "0.4")
+            make_slide(small, "9600x9600", "0.4", color)
         else:
             make_j2k(small, copies=1)
     return small

@@ -1,9 +1,9 @@
 """JPEG tiles to pixels by this project's own decoder (`jpeg_c/`), where it was compiled and fits.
 
 It takes baseline streams at 4:4:4 or gray, at full or half size, gives exactly libjpeg-turbo's pixels, and
-takes about two thirds of its time. All others, and every stream that is not perfect, it declines: `jpeg_decode` then asks
-libjpeg-turbo. Installing from source compiles it if there is a C compiler (`hatch_build.py`); without one all
-works as before, slower. `ATLAS_PATH_JPEG=libjpeg` turns it off.
+takes about two thirds of its time. All others, and every stream that is not perfect, it declines:
+`jpeg_decode` then asks libjpeg-turbo. Installing from source compiles it if there is a C compiler
+(`hatch_build.py`); without one all works as before, slower. `ATLAS_PATH_JPEG=libjpeg` turns it off.
 """
 
 from __future__ import annotations

@@ -106,9 +106,7 @@ def test_colour_is_what_the_markers_say() -> None:
 def test_tables_of_one_image_do_not_serve_another() -> None:
     pixels = picture("tissue", 64, 64)
     own = io.BytesIO()
-    Image.fromarray(pixels).save(
-        own, "jpeg", quality=80, subsampling=0, optimize=True
-    )  # tables of its own
+    Image.fromarray(pixels).save(own, "jpeg", quality=80, subsampling=0, optimize=True)  # tables of its own
     plain = coded(pixels, 80, "444")
     for data in (plain, own.getvalue(), plain, own.getvalue()):
         ours = fast(data, 3, 64, 64, 1)
