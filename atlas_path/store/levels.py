@@ -52,7 +52,7 @@ def base_of_kept_tiles(slide: Slide, base: Base, mpp: Mpp, codec: Codec, options
     """The level of the slide that `base` halves, where its tiles are kept, with `base` as level 1.
 
     Encoding anew costs more time than all the rest, and quality. `options.recode` asks for it: such stores
-    are a third smaller and two to four times faster to read at this resolution.
+    are a third smaller and two to three times faster to read at this resolution.
     """
     if not _copies(codec, options) or options.recode or (base.how, base.shrink) != ("scaled", 2):
         return base
