@@ -122,7 +122,7 @@ def _fast_jpeg() -> Finding:
     if available():
         return Finding("fast JPEG decoder", "compiled", "ok")
     remedy = "tiles are decoded by libjpeg-turbo, a third slower; install again where there is a C compiler"
-    return Finding("fast JPEG decoder", "not compiled, or turned off", "warning", remedy)
+    return Finding("fast JPEG decoder", "not compiled, turned off, or no AVX2 here", "warning", remedy)
 
 
 def _codecs() -> Iterator[Finding]:

@@ -33,10 +33,17 @@ typedef uint8_t Bytes __attribute__((vector_size(16)));
  * would leave the version for the processor. */
 #if defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__) && __GNUC__ >= 12
 #define BEST_OF_CPU __attribute__((target_clones("arch=x86-64-v3", "default")))
+#define HAS_AVX2() __builtin_cpu_supports("avx2")
 #elif defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__)
 #define BEST_OF_CPU __attribute__((target_clones("avx2", "default")))
+#define HAS_AVX2() __builtin_cpu_supports("avx2")
 #else
 #define BEST_OF_CPU
+#ifdef __AVX2__
+#define HAS_AVX2() 1
+#else
+#define HAS_AVX2() 0
+#endif
 #endif
 #define INLINE static inline __attribute__((always_inline))
 
