@@ -26,9 +26,9 @@ def _load() -> ctypes.CDLL | None:
         return None
     try:
         library = ctypes.CDLL(str(LIBRARY))
-    except OSError:  # not compiled, or for another machine: `atlas-path doctor` says so
-        return None
-    if not library.jpeg_fast_pays():
+        if not library.jpeg_fast_pays():
+            return None
+    except (OSError, AttributeError):  # not compiled, or another machine's: `atlas-path doctor` says so
         return None
     library.jpeg_fast_new.restype = ctypes.c_void_p
     library.jpeg_fast_free.argtypes = [ctypes.c_void_p]
