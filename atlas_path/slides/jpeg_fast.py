@@ -47,19 +47,22 @@ def _load() -> ctypes.CDLL | None:
     return library
 
 
-class _Context(threading.local):
-    """Tables and buffers of one thread."""
+class _Context:
+    """Tables and buffers of one thread, given back when the thread ends."""
 
-    def __init__(self) -> None:
-        self.pointer = None if _library is None else _library.jpeg_fast_new()
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._free = library.jpeg_fast_free
+        self.pointer = library.jpeg_fast_new()
+        if self.pointer is None:
+            raise MemoryError("no memory for a JPEG decoder")
 
     def __del__(self) -> None:
-        if self.pointer is not None and _library is not None:
-            _library.jpeg_fast_free(self.pointer)
+        if self.pointer is not None:
+            self._free(self.pointer)
 
 
 _library = _load()
-_context = _Context()
+_local = threading.local()
 
 
 def available() -> bool:
@@ -93,19 +96,17 @@ def decode_fast(
     n = len(images)
     if _library is None or scale not in SCALES or height_px % scale or width_px % scale:
         return [None] * n
-    if _context.pointer is None:
-        raise MemoryError("no memory for a JPEG decoder")
+    if not hasattr(_local, "context"):
+        _local.context = _Context(_library)
     if out is None:
         out = [np.empty((height_px // scale, width_px // scale, channels), np.uint8) for _ in range(n)]
     states = bytearray(n)
     _library.jpeg_fast_decode(
-        _context.pointer,
+        _local.context.pointer,
         prefix,
         len(prefix),
         n,
-        (ctypes.c_void_p * n)(
-            *[_address(np.frombuffer(image, np.uint8)) if image else None for image in images]
-        ),
+        (ctypes.c_void_p * n)(*map(_address_of_bytes, images)),
         (ctypes.c_size_t * n)(*map(len, images)),
         channels,
         height_px,

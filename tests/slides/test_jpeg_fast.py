@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import shutil
 import struct
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -215,6 +217,21 @@ def test_threads_have_their_own_tables_and_buffers() -> None:
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(many, range(8)))
+
+
+@needs_decoder
+def test_a_thread_that_ends_gives_its_memory_back() -> None:
+    data = coded(picture("tissue", 64, 64), 90, "444")
+
+    def work() -> weakref.ref[object]:
+        assert fast(data, 3, 64, 64, 1) is not None
+        return weakref.ref(jpeg_fast._local.context)
+
+    with ThreadPoolExecutor(1) as pool:
+        context = pool.submit(work).result()
+        assert context() is not None
+    gc.collect()
+    assert context() is None
 
 
 @needs_decoder
