@@ -40,7 +40,7 @@ class CompileDecoder(BuildHookInterface[Any]):
         build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
 
 
-def compile_decoder(source: Path, library: Path, *more: str) -> None:
+def compile_decoder(source: Path, library: Path) -> None:
     """Compile to `library`, which is replaced at once: a process that has the old one open keeps it.
 
     Raises:
@@ -50,7 +50,7 @@ def compile_decoder(source: Path, library: Path, *more: str) -> None:
     compiler = shlex.split(os.environ.get("CC", "cc"))
     fresh = library.with_suffix(f".{os.getpid()}")
     try:
-        command = [*compiler, *FLAGS, *more, str(source), "-o", str(fresh)]
+        command = [*compiler, *FLAGS, str(source), "-o", str(fresh)]
         subprocess.run(command, capture_output=True, text=True, check=True)
         fresh.replace(library)
     finally:

@@ -92,9 +92,8 @@ class BaseReader:
         for col, overlaps in across.items():
             parts = list(itertools.product(down, overlaps))
             here = [(y.tile, x.tile) for y, x in parts if (y.tile, x.tile) in raw]
-            for at, tile in zip(
-                here, tiles.decode_many(here, [raw.pop(at) for at in here], base.shrink), strict=True
-            ):
+            coded = [raw.pop(at) for at in here]
+            for at, tile in zip(here, tiles.decode_many(here, coded, base.shrink), strict=True):
                 decoded[at] = self._tile_or_none(at, tile, rows, cols)
             whole = down[-1].to.stop == overlaps[-1].to.stop == WINDOW_PX
             only = decoded[down[0].tile, overlaps[0].tile]

@@ -15,7 +15,7 @@
 
 #define MAX_SIDE_PX 4096
 #define LOOK_BITS 11 /* a table of pairs is 16 KiB: half of the first-level cache */
-#define SCAN_PADDING 2048 /* zeros behind the scan: more than six blocks of 64 x 31 bits can read */
+#define SCAN_PADDING 2048 /* zeros behind the scan: more than three blocks of 64 x 31 bits can read */
 #define LANES 8
 
 typedef int32_t Lanes __attribute__((vector_size(4 * LANES)));
@@ -31,12 +31,13 @@ typedef uint8_t Bytes __attribute__((vector_size(16)));
 
 /* Compiled for plain and for recent processors, chosen on loading. What such functions call must be inlined: a call
  * would leave the version for the processor. */
-#if defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__) && __GNUC__ >= 12
+#if defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__)
+#define HAS_AVX2() __builtin_cpu_supports("avx2")
+#if __GNUC__ >= 12
 #define BEST_OF_CPU __attribute__((target_clones("arch=x86-64-v3", "default")))
-#define HAS_AVX2() __builtin_cpu_supports("avx2")
-#elif defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__)
+#else
 #define BEST_OF_CPU __attribute__((target_clones("avx2", "default")))
-#define HAS_AVX2() __builtin_cpu_supports("avx2")
+#endif
 #else
 #define BEST_OF_CPU
 #ifdef __AVX2__

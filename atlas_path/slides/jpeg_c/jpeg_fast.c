@@ -94,6 +94,7 @@ static int decode(
     int height_px, int width_px, int scale, uint8_t *out
 ) {
     const uint8_t *at = data, *end = data + size;
+    if (scale != 1 && scale != 2) return DECLINED;
     if (read_headers(d, prefix, prefix_size, &at, end)) return DECLINED;
     if (d->n_components != channels || d->height_px != height_px || d->width_px != width_px) return DECLINED;
     int ycc = is_ycc(d);
@@ -118,7 +119,5 @@ void jpeg_fast_decode(
     const size_t *sizes, int channels, int height_px, int width_px, int scale, uint8_t *const *out, uint8_t *states
 ) {
     for (size_t i = 0; i < n; i++)
-        states[i] = scale != 1 && scale != 2
-            ? DECLINED
-            : decode(d, prefix, prefix_size, data[i], sizes[i], channels, height_px, width_px, scale, out[i]);
+        states[i] = decode(d, prefix, prefix_size, data[i], sizes[i], channels, height_px, width_px, scale, out[i]);
 }
